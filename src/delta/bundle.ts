@@ -1,0 +1,101 @@
+// Types of the delta image (bundle) that the encoder, the decoder, serve/ and receive/ share.
+// Byte layout: docs/FORMAT.md. What does not live here: reading and writing it (bundle-encode.ts,
+// bundle-decode.ts).
+import type { Toc } from './toc.ts';
+
+export const BUNDLE_MAGIC = 'FLBUNDLE';
+export const BUNDLE_VERSION = 1;
+/** Bytes of the preamble; everything before the header. */
+export const PREAMBLE_BYTES = 96;
+/** A header may not be larger than this, compressed or not. */
+export const HEADER_MAX_BYTES = 256 << 20;
+/** Raw content bytes of a frame lie between these (the last one may be smaller). */
+export const FRAME_MIN_BYTES = 64 << 10;
+export const FRAME_MAX_BYTES = 1 << 20;
+/** Media type of a bundle. */
+export const BUNDLE_MEDIA_TYPE = 'application/vnd.firstlight.bundle.v1';
+
+/** How a frame's payload is written. Patches come with a later version of the encoder; the numbers are kept. */
+export const FRAME_KIND = { zstd: 0, patch: 1 } as const;
+
+/** The fixed-size start of a bundle, checked. */
+export interface Preamble {
+  version: number;
+  flags: number;
+  /** Bytes of the compressed header that follows the preamble. */
+  headerBytes: number;
+  /** Bytes of the header when decompressed. */
+  headerRawBytes: number;
+  /** Bytes of all frames. */
+  bodyBytes: number;
+  /** sha256 over the preamble (this field as zeros) and the compressed header, hex. */
+  digest: string;
+}
+
+/** One frame as the header describes it. */
+export interface FrameInfo {
+  index: number;
+  /** Byte offset in the bundle (from its very start), and compressed size: what a Range request asks for. */
+  offset: number;
+  bytes: number;
+  /** Bytes of the decompressed payload, digest table included. */
+  rawBytes: number;
+  kind: number;
+  /** sha256 of the compressed bytes (32 bytes). */
+  digest: Buffer;
+  /** Parts in the frame: `order[firstPart .. firstPart + partCount)` of the header. */
+  firstPart: number;
+  partCount: number;
+}
+
+/** An image the worker holds, named by the server as a source of contents. */
+export interface BaseImage {
+  /** Manifest digest, `sha256:...`. */
+  digest: string;
+}
+
+/** A decoded and checked header. */
+export interface BundleHeader {
+  preamble: Preamble;
+  /** Raw manifest and config bytes; both checked against their digests. */
+  manifest: Buffer;
+  config: Buffer;
+  /** Manifest digest, `sha256:...`: the name of the image. */
+  imageDigest: string;
+  /** Flat TOC, checked. */
+  toc: Toc;
+  layers: LayerInfo[];
+  bases: BaseImage[];
+  /**
+   * For each content: -1 where the bundle brings it, else the index of the base that has it in `bases` ...
+   */
+  haveBase: Int32Array;
+  /** ... and the content's index in that base's TOC. */
+  haveContent: Uint32Array;
+  frames: FrameInfo[];
+  /** Part numbers (through all contents of the TOC) in transfer order: every part of every content the bundle brings, once. */
+  order: Uint32Array;
+}
+
+/** One layer of the image, as the manifest and config name it. */
+export interface LayerInfo {
+  /** Digest of the layer blob in the registry, `sha256:...`. */
+  digest: string;
+  /** Digest of the uncompressed tar. */
+  diffId: string;
+  /** Bytes of the blob. */
+  bytes: number;
+}
+
+/** One part out of a decoded frame; its bytes are verified against `partDigest`. */
+export interface DecodedPart {
+  /** Number through all contents, the content it belongs to, its index within the content. */
+  part: number;
+  content: number;
+  index: number;
+  data: Buffer;
+  /** sha256 of `data`. */
+  partDigest: Buffer;
+  /** sha256 of the whole content; equal to `partDigest` where the content has one part. */
+  contentDigest: Buffer;
+}

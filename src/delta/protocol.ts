@@ -1,0 +1,77 @@
+// The HTTP interface between worker and delta server: paths, headers and JSON shapes that serve/ and
+// receive/ share. Documented for other clients in docs/PROTOCOL.md.
+
+/** Paths. */
+export const API = {
+  /** GET ?image=NAME:TAG|sha256:...&platform=os/arch[/variant][&base=sha256:...]... -> a bundle. */
+  delta: '/v1/delta',
+  /** GET /v1/bundles/ID with Range and If-Range -> the same bundle, immutable. */
+  bundles: '/v1/bundles',
+  /** GET -> ImageSummary[]; POST -> intake (NDJSON of IntakeEvent). GET/DELETE /v1/images/REF -> one. */
+  images: '/v1/images',
+  health: '/healthz',
+  metrics: '/metrics',
+} as const;
+
+/** Response header with the manifest digest of the image a bundle makes. */
+export const IMAGE_DIGEST_HEADER = 'docker-content-digest';
+
+/** Body of every error answer. */
+export interface ErrorBody {
+  error: { kind: string; message: string; hint?: string };
+}
+
+/** One image of the server's catalog. */
+export interface ImageSummary {
+  /** NAME:TAG. */
+  name: string;
+  /** Manifest digest. */
+  digest: string;
+  /** os/arch[/variant]. */
+  platform: string;
+  /** Names (rows) in the tree, and bytes of its unique contents. */
+  entries: number;
+  bytes: number;
+  layers: number;
+  /** When it was added: ISO 8601. */
+  added: string;
+}
+
+/** More of one image. */
+export interface ImageDetail extends ImageSummary {
+  /** Parsed OCI manifest and config. */
+  manifest: unknown;
+  config: unknown;
+  /** Bytes of the bundle that a worker with no image gets, where it has been computed. */
+  bundleBytes?: number;
+  headerBytes?: number;
+}
+
+/** One line of an intake's progress. */
+export type IntakeEvent =
+  | { event: 'layer'; index: number; layers: number; digest: string; bytes: number }
+  | { event: 'progress'; doneBytes: number; totalBytes: number }
+  | { event: 'encode' }
+  | { event: 'done'; image: ImageSummary }
+  | { event: 'error'; error: ErrorBody['error'] };
+
+/** Query of POST /v1/images. The body is the source itself (`rootfs`, `docker-archive`, `oci` as a tar of the layout) or empty (`docker`). */
+export interface IntakeQuery {
+  kind: 'docker' | 'oci' | 'docker-archive' | 'rootfs';
+  /** `docker`: HOST/NAME:TAG to pull. `oci`: the tag in the layout. `docker-archive`: the tag in it, where it has several. */
+  source?: string;
+  /** Name that the catalog gives it; where absent, the source's own. */
+  name?: string;
+  platform?: string;
+}
+
+/** Header of POST /v1/images for `docker`: base64 of RegistryAuth as JSON, the client's own login (as docker's X-Registry-Auth). */
+export const REGISTRY_AUTH_HEADER = 'x-registry-auth';
+
+/** Login of a registry. */
+export interface RegistryAuth {
+  username?: string;
+  password?: string;
+  identitytoken?: string;
+  registrytoken?: string;
+}

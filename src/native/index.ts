@@ -1,0 +1,165 @@
+// The native boundary: every class and function of native/ (C++, N-API), declared in one place.
+// native/ holds the FUSE kernel protocol and a read cache over a template, and no policy: which
+// frame to fetch, how long to retry and what to log is decided by its callers.
+//
+// Threads: everything here is called on the JavaScript thread and returns at once; what may block
+// runs on native threads and answers by promise or callback. Callbacks run on the JavaScript
+// thread.
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { FirstlightError } from '../errors/errors.ts';
+
+/** State of a content as native keeps it: the numbers are Starlight's. */
+export const CONTENT_STATE = { Empty: 0, Partial: 1, RoLayer: 2, Failed: 4 } as const;
+
+/** Where a template's bytes stand. All paths are absolute. */
+export interface TemplateOptions {
+  /** Flat TOC (delta/toc-layout.ts); mapped read-only, checked again on load. */
+  tocPath: string;
+  /**
+   * sha256 of each content, 32 bytes a slot, in content order; mapped shared and read-only. A slot is
+   * read only after `markReady` or `markParts` has named its content, so the caller writes it first.
+   */
+  digestsPath: string;
+  /** <root>/content: a durable content is `<2 hex>/<62 hex>` below it. */
+  contentDir: string;
+  /**
+   * <root>/incoming: a verified content that is not durable yet is `<64 hex>` below it. It is renamed
+   * into contentDir at some later moment, so a reader that finds neither looks once more.
+   */
+  incomingDir: string;
+  /** A content of more than one part that is still arriving is `<partialPrefix>.<content index>` in incomingDir. */
+  partialPrefix: string;
+}
+
+/** The read-only tree of one image, shared by every mount of it. */
+export interface NativeTemplate {
+  readonly rows: number;
+  readonly contents: number;
+  readonly parts: number;
+  /** Marks whole contents RoLayer and completes what waits for them. */
+  markReady(contents: Uint32Array): void;
+  /** Marks arrived parts (numbers through all contents) readable in the partial file; completes READs that wait for them. */
+  markParts(parts: Uint32Array): void;
+  /** Marks contents Failed: what waits for them and every later open or read ends with `errno` (positive). */
+  markFailed(contents: Uint32Array, errno: number): void;
+  /** Back to Empty (or Partial, where parts have arrived), after a failure that has been mended. */
+  clearFailed(contents: Uint32Array): void;
+  /** CONTENT_STATE of one content. */
+  state(content: number): number;
+  /** Number of requests that wait for contents now, through all sessions. */
+  waiting(): number;
+  /** Unmaps everything. Throws while a session uses the template. */
+  close(): void;
+}
+
+/** What one mount wants. */
+export interface SessionOptions {
+  /** Absolute path of an existing directory. */
+  mountPoint: string;
+  /** Shown as the source in /proc/mounts. */
+  source: string;
+  /** Threads that answer requests; 0 = one for each CPU, at most 4. */
+  threads: number;
+  /** A request that waits for contents longer than this ends with EIO. 0 = no bound. */
+  waitTimeoutMs: number;
+  /** false: never offer passthrough, as on a kernel that lacks it. */
+  passthrough: boolean;
+  /** Mount with allow_other. */
+  allowOther: boolean;
+  /**
+   * A request has begun to wait for parts `firstPart` to `lastPart` (numbers within the content). Called once for
+   * each wait, so that the receiver can fetch them out of order.
+   */
+  onWanted(content: number, firstPart: number, lastPart: number): void;
+  /** A wait of `waitedMs` milliseconds ended in EIO because nothing came. */
+  onTimeout(content: number, waitedMs: number): void;
+  /** The kernel has ended the session (unmounted from anywhere), or a thread died of `error`. No callback comes after it. */
+  onClosed(error: string | undefined): void;
+}
+
+/** What the kernel offered and what the session uses. */
+export interface SessionFeatures {
+  /** FUSE protocol of the kernel, such as "7.45". */
+  protocol: string;
+  transport: 'dev-fuse' | 'io-uring';
+  passthrough: boolean;
+  directIoAllowMmap: boolean;
+  threads: number;
+}
+
+/** Counters since the mount; plain numbers, cheap to read. */
+export interface SessionStats {
+  lookups: number;
+  opens: number;
+  passthroughOpens: number;
+  reads: number;
+  bytesRead: number;
+  waits: number;
+  waitedMs: number;
+  interrupted: number;
+  timeouts: number;
+  /** First time any content's bytes or passthrough handle were given out: ms since 1970, 0 where none was. */
+  firstReadAt: number;
+}
+
+/** One kernel mount. */
+export interface NativeSession {
+  /** Mounts and answers; resolves when the kernel has accepted the handshake. */
+  start(): Promise<SessionFeatures>;
+  /** Unmounts; `detach` = lazily (MNT_DETACH). Rejects with code EBUSY where it is in use and not detached. */
+  unmount(detach: boolean): Promise<void>;
+  stats(): SessionStats;
+}
+
+/** One file of a batch: `length` bytes at `offset` of the batch's data. */
+export interface BatchFile {
+  name: string;
+  offset: number;
+  length: number;
+}
+
+export interface NativeAddon {
+  Template: new (options: TemplateOptions) => NativeTemplate;
+  Session: new (template: NativeTemplate, options: SessionOptions) => NativeSession;
+  /**
+   * Creates the files of a batch in `directory` (mode 0444, replacing none: EEXIST is success, since names are
+   * digests) and writes them whole. Runs on the thread pool. On an error the file concerned is removed and the
+   * promise rejects with its errno as `code`; files before it in the batch stay.
+   */
+  writeFiles(directory: string, data: Uint8Array, files: BatchFile[]): Promise<void>;
+  /** syncfs(2) of the filesystem that holds `path`. */
+  syncfs(path: string): Promise<void>;
+  /** Renames each [from, to] pair below `directory` (renameat(2)); a missing `from` whose `to` exists is success. */
+  renameFiles(directory: string, pairs: [string, string][]): Promise<void>;
+  /** mount(2). Rejects with the errno as `code`. */
+  mount(source: string, target: string, type: string, flags: number, data: string): Promise<void>;
+  /** umount2(2). */
+  umount(target: string, flags: number): Promise<void>;
+  /** Kernel facts for `doctor`, read without mounting: opens /dev/fuse, nothing more. */
+  probe(): { devFuse: boolean; error: string | undefined };
+}
+
+let loaded: NativeAddon | undefined;
+
+/** Loads the addon; the error says how to build it. */
+export function native(): NativeAddon {
+  if (loaded !== undefined) return loaded;
+  const path = new URL('../../native/build/firstlight.node', import.meta.url).pathname;
+  if (!existsSync(path)) {
+    throw new FirstlightError('unsupported', `the native part is not built (${path})`, {
+      hint: 'run "make native" in the checkout',
+    });
+  }
+  try {
+    loaded = createRequire(import.meta.url)(
+      process.env['FIRSTLIGHT_NATIVE'] ?? path,
+    ) as NativeAddon;
+  } catch (cause) {
+    throw new FirstlightError('unsupported', `the native part cannot be loaded: ${String(cause)}`, {
+      hint: 'run "make native" again with this Node.js',
+      cause,
+    });
+  }
+  return loaded;
+}
