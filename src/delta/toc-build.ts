@@ -28,7 +28,7 @@ class Heap {
 
   /** Offset of `data`, added where it is new. */
   add(data: Buffer): number {
-    const key = data.latin1Slice();
+    const key = data.toString('latin1');
     const known = this.#known.get(key);
     if (known !== undefined) return known;
     const offset = this.bytes;

@@ -52,7 +52,7 @@ export class Toc {
 
   /** The row's name as a byte string. */
   name(row: number): string {
-    return this.nameBytes(row).latin1Slice();
+    return this.nameBytes(row).toString('latin1');
   }
 
   /** Path from the root as a byte string, without a leading slash; empty for the root. */
@@ -167,7 +167,7 @@ export class Toc {
       const nameLength = this.bytes.readUInt16LE(at);
       const valueLength = this.bytes.readUInt32LE(at + 2);
       at += 6;
-      const name = this.bytes.latin1Slice(at, at + nameLength);
+      const name = this.bytes.toString('latin1', at, at + nameLength);
       at += nameLength;
       found.set(name, this.bytes.subarray(at, at + valueLength));
       at += valueLength;

@@ -10,7 +10,7 @@ export type { Logger } from 'pino';
  */
 export function makeLogger(part: string, fd = 2): Logger {
   return pino(
-    { base: { part }, level: process.env['FIRSTLIGHT_LOG'] ?? 'info' },
+    { base: { part }, level: process.env.FIRSTLIGHT_LOG ?? 'info' },
     destination({ fd, sync: true }),
   );
 }

@@ -152,9 +152,7 @@ export function native(): NativeAddon {
     });
   }
   try {
-    loaded = createRequire(import.meta.url)(
-      process.env['FIRSTLIGHT_NATIVE'] ?? path,
-    ) as NativeAddon;
+    loaded = createRequire(import.meta.url)(process.env.FIRSTLIGHT_NATIVE ?? path) as NativeAddon;
   } catch (cause) {
     throw new FirstlightError('unsupported', `the native part cannot be loaded: ${String(cause)}`, {
       hint: 'run "make native" again with this Node.js',
