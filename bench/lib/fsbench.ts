@@ -1,0 +1,66 @@
+// Compiles and calls fsbench.c. Mounts are touched by this child process alone, never by the bench.
+import { execFile, execFileSync } from 'node:child_process';
+import { mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+const run = promisify(execFile);
+
+/** What a loop took. */
+export interface LoopResult {
+  ops: number;
+  bytes: number;
+  ns: number;
+}
+
+/** Path of the compiled program; compiled where it is missing or older than its source. */
+export function buildFsbench(): string {
+  const source = fileURLToPath(new URL('./fsbench.c', import.meta.url));
+  const directory = fileURLToPath(new URL('../../.cache/bench/', import.meta.url));
+  const program = `${directory}fsbench`;
+  mkdirSync(directory, { recursive: true });
+  const built = statSync(program, { throwIfNoEntry: false });
+  if (built === undefined || built.mtimeMs < statSync(source).mtimeMs) {
+    execFileSync('gcc', ['-O2', '-Wall', '-o', program, source]);
+  }
+  return program;
+}
+
+/** The loops, by name; paths are byte strings (latin1) as everywhere in the project. */
+export class Fsbench {
+  readonly program = buildFsbench();
+
+  async #call(...args: string[]): Promise<LoopResult> {
+    const { stdout } = await run(this.program, args);
+    return JSON.parse(stdout) as LoopResult;
+  }
+
+  /** Nanoseconds of one cached lstat. */
+  async lstat(root: string, list: string, rounds: number): Promise<number> {
+    const { ns, ops } = await this.#call('lstat', root, list, String(rounds));
+    return ns / ops;
+  }
+
+  /** Nanoseconds of one open+read+close. */
+  async open(root: string, list: string, rounds: number): Promise<number> {
+    const { ns, ops } = await this.#call('open', root, list, String(rounds));
+    return ns / ops;
+  }
+
+  /** One walk: how many names were seen, and milliseconds. */
+  async walk(root: string): Promise<{ names: number; ms: number }> {
+    const { ns, ops } = await this.#call('walk', root);
+    return { names: ops, ms: ns / 1e6 };
+  }
+
+  /** Bytes a second of sequential reads, in MB/s. */
+  async read(file: string, rounds: number): Promise<number> {
+    const { ns, bytes } = await this.#call('read', file, String(rounds));
+    return bytes / 1e6 / (ns / 1e9);
+  }
+}
+
+/** Writes a list as the program reads it. */
+export function writeList(path: string, entries: string[]): void {
+  writeFileSync(path, Buffer.from(`${entries.join('\0')}\0`, 'latin1'));
+}

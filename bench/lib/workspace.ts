@@ -1,0 +1,109 @@
+// The temporary directory of a bench run, and its teardown: whatever is mounted below it is
+// unmounted, children are ended by their process ids, then the files go. Runs after errors and
+// signals too. What does not live here: firstlight itself (program.ts).
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+/** A directory of its own with everything that a bench starts and mounts. */
+export class Workspace {
+  readonly directory: string;
+  readonly #undo: (() => Promise<void> | void)[] = [];
+  #closed: Promise<void> | undefined;
+
+  constructor(name: string) {
+    if (process.getuid?.() !== 0) {
+      throw new Error('the benches mount file systems and drop caches: run them as root');
+    }
+    this.directory = mkdtempSync(join(process.env.BENCH_DIR ?? tmpdir(), `firstlight-${name}-`));
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+      process.once(signal, () => {
+        void this.close().finally(() => process.exit(130));
+      });
+    }
+  }
+
+  /** A path below the directory, made as a directory. */
+  makeDirectory(...parts: string[]): string {
+    const path = join(this.directory, ...parts);
+    mkdirSync(path, { recursive: true });
+    return path;
+  }
+
+  /** Has `undo` run at the end; the last one added runs first. */
+  defer(undo: () => Promise<void> | void): void {
+    this.#undo.push(undo);
+  }
+
+  /** Starts a process that ends with the bench; SIGTERM, and SIGKILL after five seconds. */
+  start(command: string, args: string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {
+    const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.defer(() => endProcess(child));
+    return child;
+  }
+
+  /** Mounts kernel overlayfs over `lower`, with an upper layer of its own, and gives the mount point. */
+  mountOverlay(name: string, lower: string): string {
+    const [upper, work, merged] = ['upper', 'work', 'merged'].map((part) =>
+      this.makeDirectory(name, part),
+    );
+    const options = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
+    execFileSync('mount', ['-t', 'overlay', 'overlay', '-o', options, merged!]);
+    return merged!;
+  }
+
+  /** Tears everything down; once, whoever asks. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    for (const undo of this.#undo.reverse()) {
+      try {
+        await undo();
+      } catch (error) {
+        // The rest must still go; what stays behind is named here and by the check below.
+        process.stderr.write(`teardown: ${String(error)}\n`);
+      }
+    }
+    for (const mountPoint of mountsBelow(this.directory).reverse()) {
+      execFileSync('umount', ['--lazy', mountPoint]);
+    }
+    const left = mountsBelow(this.directory);
+    if (left.length > 0) throw new Error(`still mounted: ${left.join(', ')}`);
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** Mount points below `directory` in the order of mounting. */
+export function mountsBelow(directory: string): string[] {
+  if (!directory.startsWith('/') || directory === '/') throw new Error(`bad root ${directory}`);
+  return readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' ')[4] ?? '')
+    .map((path) => path.replace(/\\(\d{3})/g, (_, o) => String.fromCharCode(Number.parseInt(o, 8))))
+    .filter((path) => path.startsWith(`${directory}/`));
+}
+
+/** Ends one child and waits for it. */
+export async function endProcess(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const gone = once(child, 'exit');
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), 5000);
+  await gone;
+  clearTimeout(timer);
+}
+
+/** Waits until a process that is not our child is gone. */
+export async function waitForExit(pid: number, timeoutMs: number): Promise<boolean> {
+  const end = Date.now() + timeoutMs;
+  while (Date.now() < end) {
+    if (!existsSync(`/proc/${pid}`)) return true;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return false;
+}
