@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { createWriteStream, existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { finished } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
-import { type Headers, pack as tarPack } from 'tar-stream';
+import { type Header, pack as tarPack } from 'tar-stream';
 
 const CACHE = fileURLToPath(new URL('../../.cache/bench/', import.meta.url));
 const IMAGES = fileURLToPath(new URL('../../test/images/', import.meta.url));
@@ -61,7 +61,7 @@ async function writeTree(path: string): Promise<void> {
   const out = createWriteStream(path);
   const done = finished(pack.pipe(out));
   const mtime = new Date(1_700_000_000_000);
-  const put = async (header: Headers, data?: Buffer): Promise<void> => {
+  const put = async (header: Header, data?: Buffer): Promise<void> => {
     const whole = { ...header, mtime, uid: 0, gid: 0 };
     if (data === undefined) pack.entry(whole);
     else pack.entry(whole, data);
