@@ -24,7 +24,50 @@ native/build/firstlight.node: $(NATIVE_OBJECTS)
 .PHONY: native
 native: native/build/firstlight.node ## build the native part
 
+.PHONY: setup
+setup: ## prepare a fresh Debian 12 machine: packages, npm ci, native part
+	@scripts/setup.sh
+	@$(MAKE) --no-print-directory native
+
+.PHONY: demo
+demo: setup ## a real redis answers while its image is still on the way
+	@bench/demo.sh
+
 .PHONY: lint
 lint: ## formatting, lint rules, types
 	biome check .
 	tsc -p tsconfig.json
+	@for file in scripts/*.sh test/images/*.sh .ci/run; do bash -n "$$file" || exit 1; done
+	clang-format --dry-run --Werror native/*.cc native/*.h
+
+# Each suite is a target of its own, so that one that fails does not hide the others
+# (make --keep-going). SUITE keeps the counts for the closing line of .ci/run.
+SUITE := scripts/suite.sh
+FUZZ_MS ?= 15000
+FUZZ_LONG_MS ?= 240000
+
+.PHONY: test test-lint test-unit test-fuzz test-native test-e2e
+test: test-lint test-unit test-fuzz test-native test-e2e ## everything that fits into ten minutes
+test-lint: setup
+	@$(SUITE) lint $(MAKE) --no-print-directory lint
+test-unit: setup
+	@$(SUITE) unit ava
+test-fuzz: setup
+	@FUZZ_MS=$(FUZZ_MS) $(SUITE) fuzz ava --config test/fuzz.config.js
+test-e2e: setup
+	@$(SUITE) e2e ava --config test/e2e.config.js
+
+.PHONY: test-long test-long-fuzz test-long-e2e
+test-long: test-long-fuzz test-long-e2e ## what takes longer: more images, long fuzzing, sanitizers
+test-long-fuzz: setup
+	@FUZZ_MS=$(FUZZ_LONG_MS) $(SUITE) long-fuzz ava --config test/fuzz.config.js
+test-long-e2e: setup
+	@$(SUITE) long-e2e ava --config test/long.config.js
+
+.PHONY: images
+images: setup ## build the test images (kept in .cache/images)
+	@test/images/build.sh redis layers python >/dev/null
+
+.PHONY: clean
+clean: ## remove what has been built: native part, compiled sources, cached test images and results
+	rm -rf native/build dist .cache

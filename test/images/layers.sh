@@ -76,7 +76,6 @@ done
 echo x >$l/xattrs/file
 setfattr -n user.text -v 'some text' $l/xattrs/file
 setfattr -n user.binary -v 0x00ff0a3d00 $l/xattrs/file
-setfattr -n user.empty $l/xattrs/file
 setfattr -n user.large -v "$(repeat v 2000)" $l/xattrs/file
 mkdir $l/xattrs/dir
 setfattr -n user.on.directory -v yes $l/xattrs/dir

@@ -1,0 +1,193 @@
+// One end-to-end test's world: a temporary directory with a server's data, a worker's root and mount
+// points; the command line run in it; and a teardown that leaves nothing and checks that nothing
+// is left. The test's own process never touches a mount: whatever looks into one is a child.
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ExecutionContext } from 'ava';
+import { REPOSITORY } from './images.ts';
+import { mountsBelow, processesOf, STAGE_MARK, unmountBelow } from './leaks.ts';
+import { Background, type Ended, must, type RunOptions, run, until } from './proc.ts';
+
+const NODE = join(REPOSITORY, 'node_modules/.bin/node');
+const PROGRAM = join(REPOSITORY, 'bin/firstlight.js');
+
+/** A `firstlight serve` process. */
+export interface Server {
+  url: string;
+  process: Background;
+}
+
+export class Stage {
+  readonly dir: string;
+  /** A worker's root (--root) and a server's data (--data). */
+  readonly root: string;
+  readonly data: string;
+  readonly env: NodeJS.ProcessEnv;
+  #cleanups: (() => Promise<void>)[] = [];
+
+  private constructor(dir: string) {
+    this.dir = dir;
+    this.root = join(dir, 'root');
+    this.data = join(dir, 'data');
+    this.env = {
+      ...process.env,
+      [STAGE_MARK]: dir,
+      FIRSTLIGHT_ROOT: this.root,
+      // A machine's own configuration must not decide what a test sees.
+      XDG_CONFIG_HOME: join(dir, 'config'),
+      FIRSTLIGHT_SERVER: '',
+    };
+    delete this.env.FIRSTLIGHT_SERVER;
+    delete this.env.NODE_OPTIONS;
+  }
+
+  /** A new stage, torn down when the test ends. A leak fails the test. */
+  static async open(t: ExecutionContext<unknown>): Promise<Stage> {
+    const dir = await mkdtemp(join(tmpdir(), 'firstlight-e2e-'));
+    const stage = new Stage(dir);
+    t.teardown(async () => {
+      if (!t.passed) t.log(await stage.evidence());
+      await stage.close();
+    });
+    return stage;
+  }
+
+  /** Runs before processes and mounts are looked for, the latest first. */
+  onClose(cleanup: () => Promise<void>): void {
+    this.#cleanups.push(cleanup);
+  }
+
+  /** Starts `firstlight ARGS` in the background. */
+  start(args: string[], options: { env?: NodeJS.ProcessEnv; cwd?: string } = {}): Background {
+    return new Background(NODE, [PROGRAM, ...args], {
+      cwd: options.cwd ?? this.dir,
+      env: { ...this.env, ...options.env },
+    });
+  }
+
+  /** Runs `firstlight ARGS` to its end, whatever that is. */
+  async run(args: string[], options: RunOptions = {}): Promise<Ended> {
+    return run(NODE, [PROGRAM, ...args], {
+      cwd: this.dir,
+      ...options,
+      env: { ...this.env, ...options.env },
+    });
+  }
+
+  /** Runs `firstlight ARGS`, which must succeed; its standard output. */
+  async must(args: string[], options: RunOptions = {}): Promise<string> {
+    return must(NODE, [PROGRAM, ...args], {
+      cwd: this.dir,
+      ...options,
+      env: { ...this.env, ...options.env },
+    });
+  }
+
+  /** `firstlight ARGS --json`, which must succeed, parsed. */
+  async json<T>(args: string[], options: RunOptions = {}): Promise<T> {
+    return JSON.parse(await this.must([...args, '--json'], options)) as T;
+  }
+
+  /** Starts a server on this stage's data and makes it the default of later commands. */
+  async serve(
+    options: { rate?: string; listen?: string; data?: string; use?: boolean } = {},
+  ): Promise<Server> {
+    const { rate, listen = '127.0.0.1:0', data = this.data, use = true } = options;
+    const args = ['serve', '--data', data, '--listen', listen];
+    const process = this.start(rate === undefined ? args : [...args, '--rate', rate]);
+    const url = await until(
+      'the server listens',
+      () => {
+        if (!process.running) throw new Error(`the server ended: ${process.stderr}`);
+        return /listening on (\S+)/.exec(process.stdout)?.[1];
+      },
+      { timeoutMs: 30_000 },
+    );
+    if (use) this.env.FIRSTLIGHT_SERVER = url;
+    return { url, process };
+  }
+
+  /** Adds an image by name; SOURCE as on the command line. */
+  async addImage(source: string, name: string): Promise<void> {
+    await this.must(['image', 'add', source, '--name', name], { timeoutMs: 300_000 });
+  }
+
+  /** A new, empty directory for a mount. */
+  async mountPoint(name = 'mnt'): Promise<string> {
+    const dir = join(this.dir, name);
+    await mkdir(dir, { recursive: true });
+    return dir;
+  }
+
+  /** Processes of this stage whose command line matches. */
+  async processes(pattern: RegExp): Promise<number[]> {
+    return (await processesOf(this.dir))
+      .filter((process) => pattern.test(process.command))
+      .map((process) => process.pid);
+  }
+
+  /** The worker's daemon, which must be running. */
+  async daemonPid(): Promise<number> {
+    const pids = await this.processes(/firstlight\S*(\.js|\.ts)? .*\bdaemon\b|\/daemon\S*\.ts/);
+    if (pids.length !== 1) throw new Error(`expected one daemon, found ${pids.length}`);
+    return pids[0]!;
+  }
+
+  /** What helps to understand a failure: the end of the daemon's log. */
+  async evidence(): Promise<string> {
+    const log = await readFile(join(this.root, 'daemon.log'), 'utf8').catch(() => '(none)');
+    const mounts = await mountsBelow(this.dir);
+    const processes = await processesOf(this.dir);
+    return [
+      `daemon.log: ${log.slice(-6000)}`,
+      `mounts: ${JSON.stringify(mounts)}`,
+      `processes: ${JSON.stringify(processes)}`,
+    ].join('\n');
+  }
+
+  /**
+   * Ends everything, removes everything, and throws where something had to be forced.
+   * @param graceMs  how long processes may take to end after SIGTERM
+   */
+  async close(graceMs = 10_000): Promise<void> {
+    const problems: string[] = [];
+    for (const cleanup of this.#cleanups.reverse()) {
+      await cleanup().catch((error: unknown) => problems.push(String(error)));
+    }
+    await unmountBelow(this.dir);
+    problems.push(...(await this.#endProcesses(graceMs)));
+    await unmountBelow(this.dir);
+    for (const mount of await mountsBelow(this.dir)) {
+      problems.push(`still mounted: ${mount.mountPoint} (${mount.type})`);
+    }
+    // Nothing is removed while something is mounted: rm would go through it.
+    if (problems.length === 0) await rm(this.dir, { recursive: true, force: true });
+    if (problems.length > 0) throw new Error(`the stage leaves: ${problems.join('; ')}`);
+  }
+
+  /** SIGTERM, the grace, SIGKILL; a process that needs the latter is a problem. */
+  async #endProcesses(graceMs: number): Promise<string[]> {
+    for (const { pid } of await processesOf(this.dir)) signal(pid, 'SIGTERM');
+    const none = async () => (await processesOf(this.dir)).length === 0;
+    try {
+      await until('all processes end', none, { timeoutMs: graceMs, everyMs: 50 });
+      return [];
+    } catch {
+      // What is still there is named, then killed.
+      const left = await processesOf(this.dir);
+      for (const { pid } of left) signal(pid, 'SIGKILL');
+      await until('killed processes end', none, { timeoutMs: 5_000 }).catch(() => undefined);
+      return left.map(({ pid, command }) => `process ${pid} did not end on SIGTERM: ${command}`);
+    }
+  }
+}
+
+function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name);
+  } catch (error) {
+    // It has ended by itself in the meantime.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
