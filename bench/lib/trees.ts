@@ -61,7 +61,7 @@ async function writeTree(path: string): Promise<void> {
   const out = createWriteStream(path);
   const done = finished(pack.pipe(out));
   const mtime = new Date(1_700_000_000_000);
-  const put = async (header: Header, data?: Buffer): Promise<void> => {
+  const put = async (header: Partial<Header> & { name: string }, data?: Buffer): Promise<void> => {
     const whole = { ...header, mtime, uid: 0, gid: 0 };
     if (data === undefined) pack.entry(whole);
     else pack.entry(whole, data);

@@ -3,7 +3,7 @@
 // signals too. What does not live here: firstlight itself (program.ts).
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -40,8 +40,13 @@ export class Workspace {
   /** Starts a process that ends with the bench; SIGTERM, and SIGKILL after five seconds. */
   start(command: string, args: string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {
     const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
-    this.defer(() => endProcess(child));
+    this.defer(() => this.end(child));
     return child;
+  }
+
+  /** Ends a process that `start` has started, before the bench ends. */
+  end(child: ChildProcess): Promise<void> {
+    return endProcess(child);
   }
 
   /** Mounts kernel overlayfs over `lower`, with an upper layer of its own, and gives the mount point. */
@@ -89,21 +94,11 @@ export function mountsBelow(directory: string): string[] {
 }
 
 /** Ends one child and waits for it. */
-export async function endProcess(child: ChildProcess): Promise<void> {
+async function endProcess(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const gone = once(child, 'exit');
   child.kill('SIGTERM');
   const timer = setTimeout(() => child.kill('SIGKILL'), 5000);
   await gone;
   clearTimeout(timer);
-}
-
-/** Waits until a process that is not our child is gone. */
-export async function waitForExit(pid: number, timeoutMs: number): Promise<boolean> {
-  const end = Date.now() + timeoutMs;
-  while (Date.now() < end) {
-    if (!existsSync(`/proc/${pid}`)) return true;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  return false;
 }

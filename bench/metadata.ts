@@ -1,0 +1,64 @@
+// make bench-metadata: what metadata, opens and mounts cost against kernel overlayfs over the same
+// tree, what a mount of a large image costs in time and memory, and what starting the program costs.
+// Rows and budgets are explained in docs/PERFORMANCE.md. What does not live here: transfers
+// (receive.ts).
+import { join } from 'node:path';
+import { Fsbench } from './lib/fsbench.ts';
+import { contentFile } from './lib/image-contents.ts';
+import { machineFacts } from './lib/measure.ts';
+import { checkBuilt, startServer, Worker } from './lib/program.ts';
+import { RowWriter } from './lib/rows.ts';
+import { bigTree, ENTRIES, LARGE_FILE, realImage, unpack } from './lib/trees.ts';
+import { Workspace } from './lib/workspace.ts';
+import { measureMounts } from './metadata-mounts.ts';
+import { measureTree, type Sides } from './metadata-tree.ts';
+
+/** Adds an image, unpacks it for overlayfs, and mounts it three ways with all of it ready. */
+async function prepare(
+  space: Workspace,
+  worker: Worker,
+  name: string,
+  tar: string,
+): Promise<Sides> {
+  process.stderr.write(`preparing ${name}\n`);
+  const lower = space.makeDirectory(`${name}-lower`);
+  unpack(tar, lower);
+  await worker.run('image', 'add', `rootfs:${tar}`, '--name', `${name}:bench`);
+  const off = space.makeDirectory(`${name}-off`);
+  const overlay = space.makeDirectory(`${name}-rw`);
+  await worker.run('mount', `${name}:bench`, off, '--rw', 'off', '--wait');
+  await worker.run('mount', `${name}:bench`, overlay, '--rw', 'overlay', '--wait');
+  return { lower, baseline: space.mountOverlay(`${name}-overlayfs`, lower), off, overlay };
+}
+
+async function main(space: Workspace): Promise<void> {
+  checkBuilt();
+  const rows = new RowWriter('metadata');
+  const fsbench = new Fsbench();
+  const tar = await bigTree();
+  const python = `${realImage('python')}/rootfs.tar`;
+  process.stderr.write(`${JSON.stringify(machineFacts(space.directory))}\n`);
+
+  const server = await startServer(space, space.makeDirectory('data'));
+  const worker = await Worker.start(space, space.makeDirectory('root'), server);
+
+  const real = await prepare(space, worker, 'python', python);
+  await measureTree(space, rows, fsbench, { prefix: 'python-', sides: real });
+  const big = await prepare(space, worker, 'tree', tar);
+  await measureTree(space, rows, fsbench, {
+    prefix: '',
+    sides: big,
+    entries: ENTRIES,
+    largeFile: LARGE_FILE,
+    largeContent: contentFile(worker.root, join(big.lower, LARGE_FILE)),
+  });
+  await measureMounts(space, rows, worker, server);
+  rows.print();
+}
+
+const space = new Workspace('metadata');
+try {
+  await main(space);
+} finally {
+  await space.close();
+}
