@@ -71,3 +71,9 @@ images: setup ## build the test images (kept in .cache/images)
 .PHONY: clean
 clean: ## remove what has been built: native part, compiled sources, cached test images and results
 	rm -rf native/build dist .cache
+
+.PHONY: bench-metadata bench-receive
+bench-metadata: ## metadata, opens, mounts and memory against overlayfs; JSON=FILE for rows
+	node bench/metadata.ts
+bench-receive: ## taking an image in against zstd, sha256sum and plain writes; JSON=FILE for rows
+	node bench/receive.ts
