@@ -73,7 +73,7 @@ clean: ## remove what has been built: native part, compiled sources, cached test
 	rm -rf native/build dist .cache
 
 .PHONY: bench-metadata bench-receive
-bench-metadata: ## metadata, opens, mounts and memory against overlayfs; JSON=FILE for rows
+bench-metadata: setup ## metadata, opens, mounts and memory against overlayfs; JSON=FILE for rows
 	node bench/metadata.ts
-bench-receive: ## taking an image in against zstd, sha256sum and plain writes; JSON=FILE for rows
+bench-receive: setup ## taking an image in against zstd, sha256sum and plain writes; JSON=FILE for rows
 	node bench/receive.ts
