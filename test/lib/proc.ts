@@ -30,12 +30,15 @@ export class Background {
   #stdout: Buffer[] = [];
   #stderr: Buffer[] = [];
 
-  constructor(command: string, args: string[], options: SpawnOptions & { input?: string } = {}) {
-    const { input, ...rest } = options;
-    this.child = spawn(command, args, {
-      ...rest,
-      stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
-    });
+  /** With `keepInput`, standard input is a pipe that stays open: `child.stdin`. */
+  constructor(
+    command: string,
+    args: string[],
+    options: SpawnOptions & { input?: string; keepInput?: boolean } = {},
+  ) {
+    const { input, keepInput = false, ...rest } = options;
+    const stdin = input === undefined && !keepInput ? 'ignore' : 'pipe';
+    this.child = spawn(command, args, { ...rest, stdio: [stdin, 'pipe', 'pipe'] });
     this.child.stdout!.on('data', (data: Buffer) => this.#stdout.push(data));
     this.child.stderr!.on('data', (data: Buffer) => this.#stderr.push(data));
     if (input !== undefined) this.child.stdin!.end(input);

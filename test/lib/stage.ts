@@ -5,6 +5,7 @@ import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
+import type { DaemonStatus, MountStatus } from '../../src/daemon/control.ts';
 import { REPOSITORY } from './images.ts';
 import { mountsBelow, processesOf, STAGE_MARK, unmountBelow } from './leaks.ts';
 import { Background, type Ended, must, type RunOptions, run, until } from './proc.ts';
@@ -42,10 +43,14 @@ export class Stage {
     delete this.env.NODE_OPTIONS;
   }
 
+  /** A new stage; whoever makes it closes it. */
+  static async create(name = 'e2e'): Promise<Stage> {
+    return new Stage(await mkdtemp(join(tmpdir(), `firstlight-${name}-`)));
+  }
+
   /** A new stage, torn down when the test ends. A leak fails the test. */
   static async open(t: ExecutionContext<unknown>): Promise<Stage> {
-    const dir = await mkdtemp(join(tmpdir(), 'firstlight-e2e-'));
-    const stage = new Stage(dir);
+    const stage = await Stage.create();
     t.teardown(async () => {
       if (!t.passed) t.log(await stage.evidence());
       await stage.close();
@@ -120,18 +125,31 @@ export class Stage {
     return dir;
   }
 
-  /** Processes of this stage whose command line matches. */
-  async processes(pattern: RegExp): Promise<number[]> {
-    return (await processesOf(this.dir))
-      .filter((process) => pattern.test(process.command))
-      .map((process) => process.pid);
+  /** What `status --json` says; `daemon` is null where none runs. */
+  async status(): Promise<{ daemon: DaemonStatus | null; mounts: MountStatus[] }> {
+    return this.json(['status']);
   }
 
-  /** The worker's daemon, which must be running. */
+  /** The status of the one mount at `dir`. */
+  async mountStatus(dir: string): Promise<MountStatus> {
+    const { mounts } = await this.status();
+    const mount = mounts.find((each) => each.directory === dir);
+    if (mount === undefined) throw new Error(`nothing is mounted at ${dir}`);
+    return mount;
+  }
+
+  /** Process id of the worker's daemon, which must be running. */
   async daemonPid(): Promise<number> {
-    const pids = await this.processes(/firstlight\S*(\.js|\.ts)? .*\bdaemon\b|\/daemon\S*\.ts/);
-    if (pids.length !== 1) throw new Error(`expected one daemon, found ${pids.length}`);
-    return pids[0]!;
+    const { daemon } = await this.status();
+    if (daemon === null) throw new Error('no daemon is running');
+    return daemon.pid;
+  }
+
+  /** Mounts an image; its directory. */
+  async mount(image: string, options: string[] = [], name = 'mnt'): Promise<string> {
+    const dir = await this.mountPoint(name);
+    await this.must(['mount', image, dir, ...options], { timeoutMs: 120_000 });
+    return dir;
   }
 
   /** What helps to understand a failure: the end of the daemon's log. */
