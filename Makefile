@@ -31,7 +31,7 @@ setup: ## prepare a fresh Debian 12 machine: packages, npm ci, native part
 
 .PHONY: demo
 demo: setup ## a real redis answers while its image is still on the way
-	@bench/demo.sh
+	@node bench/demo.ts
 
 .PHONY: lint
 lint: ## formatting, lint rules, types

@@ -20,6 +20,8 @@ export interface RunOptions {
   /** The program is killed (SIGKILL) after this; the run then rejects. Default 60,000. */
   timeoutMs?: number;
   input?: string;
+  /** Its own process group, which Ctrl-C does not reach. */
+  detached?: boolean;
 }
 
 /** A program in the background. Its output is collected; `ended` resolves when it has ended. */

@@ -27,8 +27,11 @@ export class Stage {
   readonly env: NodeJS.ProcessEnv;
   #cleanups: (() => Promise<void>)[] = [];
 
-  private constructor(dir: string) {
+  readonly #detached: boolean;
+
+  private constructor(dir: string, detached: boolean) {
     this.dir = dir;
+    this.#detached = detached;
     this.root = join(dir, 'root');
     this.data = join(dir, 'data');
     this.env = {
@@ -43,9 +46,13 @@ export class Stage {
     delete this.env.NODE_OPTIONS;
   }
 
-  /** A new stage; whoever makes it closes it. */
-  static async create(name = 'e2e'): Promise<Stage> {
-    return new Stage(await mkdtemp(join(tmpdir(), `firstlight-${name}-`)));
+  /**
+   * A new stage; whoever makes it closes it. With `detached`, its processes are no part of the
+   * terminal's process group: Ctrl-C reaches only this one, which ends the others in order.
+   */
+  static async create(options: { name?: string; detached?: boolean } = {}): Promise<Stage> {
+    const { name = 'e2e', detached = false } = options;
+    return new Stage(await mkdtemp(join(tmpdir(), `firstlight-${name}-`)), detached);
   }
 
   /** A new stage, torn down when the test ends. A leak fails the test. */
@@ -68,6 +75,7 @@ export class Stage {
     return new Background(NODE, [PROGRAM, ...args], {
       cwd: options.cwd ?? this.dir,
       env: { ...this.env, ...options.env },
+      detached: this.#detached,
     });
   }
 
@@ -75,6 +83,7 @@ export class Stage {
   async run(args: string[], options: RunOptions = {}): Promise<Ended> {
     return run(NODE, [PROGRAM, ...args], {
       cwd: this.dir,
+      detached: this.#detached,
       ...options,
       env: { ...this.env, ...options.env },
     });
@@ -84,6 +93,7 @@ export class Stage {
   async must(args: string[], options: RunOptions = {}): Promise<string> {
     return must(NODE, [PROGRAM, ...args], {
       cwd: this.dir,
+      detached: this.#detached,
       ...options,
       env: { ...this.env, ...options.env },
     });
@@ -173,12 +183,12 @@ export class Stage {
     for (const cleanup of this.#cleanups.reverse()) {
       await cleanup().catch((error: unknown) => problems.push(String(error)));
     }
-    await unmountBelow(this.dir);
     problems.push(...(await this.#endProcesses(graceMs)));
-    await unmountBelow(this.dir);
+    // A daemon that ends on SIGTERM takes its mounts along.
     for (const mount of await mountsBelow(this.dir)) {
       problems.push(`still mounted: ${mount.mountPoint} (${mount.type})`);
     }
+    await unmountBelow(this.dir);
     // Nothing is removed while something is mounted: rm would go through it.
     if (problems.length === 0) await rm(this.dir, { recursive: true, force: true });
     if (problems.length > 0) throw new Error(`the stage leaves: ${problems.join('; ')}`);
