@@ -132,11 +132,10 @@ async function main(stage: Stage): Promise<void> {
   await stage.addImage(`oci:${image}/oci:latest`, IMAGE);
   const time = await measure(stage);
   print(time);
+  console.log(JSON.stringify(time));
   if (time.ready_ms >= time.last_frame_ms) {
     throw new Error('redis answered only when the whole image had arrived');
   }
-  process.exitCode = 0;
-  console.log(JSON.stringify(time));
 }
 
 if (process.geteuid?.() !== 0) {
