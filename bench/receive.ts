@@ -4,6 +4,7 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { DEFAULT_LEVEL } from '../src/delta/zstd.ts';
 import { buildFsbench, writeList } from './lib/fsbench.ts';
 import { type ContentFile, compressContents, contentsOf } from './lib/image-contents.ts';
 import { machineFacts, takeTurns } from './lib/measure.ts';
@@ -14,8 +15,6 @@ import { Workspace } from './lib/workspace.ts';
 
 const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 5);
 const MB = 1e6;
-/** Level of the encoder's frames, for the baseline's one stream. */
-const DEFAULT_LEVEL = 9;
 
 /** What the baseline reads: one compressed stream, where to cut it, and the digests to check. */
 interface Baseline {
