@@ -76,7 +76,7 @@ install_npm_packages() {
     export npm_config_nodedir=$prefix
   fi
   echo 'setup: npm ci'
-  npm ci --no-audit --no-fund
+  npm ci --no-audit --no-fund --loglevel=error
 }
 
 install_packages
