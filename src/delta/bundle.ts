@@ -7,6 +7,21 @@ export const BUNDLE_MAGIC = 'FLBUNDLE';
 export const BUNDLE_VERSION = 1;
 /** Bytes of the preamble; everything before the header. */
 export const PREAMBLE_BYTES = 96;
+/** Byte offsets in the preamble; docs/FORMAT.md has the picture. */
+export const PREAMBLE = {
+  magic: 0, // 8 bytes
+  version: 8, // u16
+  flags: 10, // u16, 0: no flag is known yet
+  headerBytes: 12, // u32
+  headerRawBytes: 16, // u32
+  bodyBytes: 24, // u64
+  digest: 32, // 32 bytes
+  /** Ranges [from, to) that are reserved and zero. */
+  zeros: [
+    [20, 24],
+    [64, 96],
+  ],
+} as const;
 /** A header may not be larger than this, compressed or not. */
 export const HEADER_MAX_BYTES = 256 << 20;
 /** Raw content bytes of a frame lie between these (the last one may be smaller). */

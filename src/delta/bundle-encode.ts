@@ -1,0 +1,341 @@
+// Writes a bundle: plans the order and the frames, reads the contents, has the frames made by
+// frame-pool.ts, and puts header and body together. The same input gives the same bytes, whatever the
+// number of threads. Memory is bounded: a few frames at a time, the body on disk until the header,
+// which names the size and digest of each frame, can be written in front of it.
+import { createHash, type Hash, randomBytes } from 'node:crypto';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { FirstlightError } from '../errors/errors.ts';
+import { FRAME_KIND, PREAMBLE_BYTES } from './bundle.ts';
+import {
+  joinSections,
+  type PackedFrame,
+  type PackedHeader,
+  packBases,
+  packFrames,
+  packHave,
+  packHeader,
+} from './bundle-header.ts';
+import { digestTableBytes, type FrameJob } from './frame.ts';
+import { DIGEST_BYTES, type FrameSpan, planFrames, tableOfParts } from './frame-plan.ts';
+import { FramePool } from './frame-pool.ts';
+import { readImageFacts } from './image-facts.ts';
+import { type Order, packOrder, planOrder, type Rank } from './order.ts';
+import type { Toc } from './toc.ts';
+import { PART_BYTES } from './toc-layout.ts';
+import { packToc } from './toc-pack.ts';
+import { DEFAULT_LEVEL } from './zstd.ts';
+
+/** Contents that are read at once for one frame. */
+const READS_AT_ONCE = 16;
+const COPY_BYTES = 1 << 20;
+
+/** An image whose contents the worker has. */
+export interface EncodeBase {
+  /** Manifest digest, `sha256:...`. */
+  digest: string;
+  toc: Toc;
+  /** sha256 of each of its contents, 32 bytes each, in content order. */
+  digests: Buffer;
+}
+
+/** What a bundle is made of. */
+export interface EncodeInput {
+  /** Raw bytes, as the registry has them. */
+  manifest: Buffer;
+  config: Buffer;
+  /** As `buildToc` made it. */
+  toc: Toc;
+  /** sha256 of each content, 32 bytes each, in content order. */
+  digests: Buffer;
+  ranks?: readonly Rank[];
+  bases: readonly EncodeBase[];
+  /** `bytes` bytes at `offset` of a content; fewer are an error. Called several times at once. */
+  readContent(digestHex: string, offset: number, bytes: number): Promise<Uint8Array>;
+  /** zstd level of the frames, 1 to 22; DEFAULT_LEVEL where absent. */
+  level?: number;
+  /** Threads that compress, 2 where absent; with 0 the calling thread does it. */
+  threads?: number;
+  /** Called after each frame. */
+  onProgress?(framesDone: number, frames: number): void;
+  signal?: AbortSignal;
+}
+
+/** A bundle that has been written. */
+export interface EncodedBundle {
+  /** Bytes of preamble and header: what stands before the first frame. */
+  headerBytes: number;
+  /** Bytes of the whole file. */
+  bytes: number;
+  /** Hex digest that names the bundle. */
+  id: string;
+}
+
+/** Contents that bases have, and the images that are needed for them. */
+interface Have {
+  base: Int32Array;
+  content: Uint32Array;
+  used: EncodeBase[];
+}
+
+/** Finds each content in the first base that has it; bases that give nothing are left out. */
+function findHave(input: EncodeInput): Have {
+  const { toc, digests, bases } = input;
+  const have: Have = {
+    base: new Int32Array(toc.contents).fill(-1),
+    content: new Uint32Array(toc.contents),
+    used: [],
+  };
+  const wanted = new Map<string, number>();
+  for (let c = 0; c < toc.contents; c++)
+    wanted.set(digests.toString('latin1', c * DIGEST_BYTES, (c + 1) * DIGEST_BYTES), c);
+  for (const base of bases) {
+    let found = false;
+    for (let c = 0; c < base.toc.contents; c++) {
+      const key = base.digests.toString('latin1', c * DIGEST_BYTES, (c + 1) * DIGEST_BYTES);
+      const content = wanted.get(key);
+      if (content === undefined || have.base[content] !== -1) continue;
+      have.base[content] = have.used.length;
+      have.content[content] = c;
+      found = true;
+    }
+    if (found) have.used.push(base);
+  }
+  return have;
+}
+
+/** Follows the contents of several parts, so that the whole of each is checked as well. */
+class WholeContents {
+  readonly #input: EncodeInput;
+  readonly #open = new Map<number, { hash: Hash; next: number }>();
+  readonly #apart = new Set<number>();
+
+  constructor(input: EncodeInput) {
+    this.#input = input;
+  }
+
+  #check(content: number, hash: Hash): void {
+    const expected = contentDigest(this.#input, content);
+    if (!hash.digest().equals(expected)) throw damaged(expected, 'is not what its digest says');
+  }
+
+  /** Takes part `index`; a content whose parts do not come in order is read again at the end. */
+  add(content: number, index: number, data: Uint8Array): void {
+    if (this.#apart.has(content)) return;
+    const open = this.#open.get(content) ?? { hash: createHash('sha256'), next: 0 };
+    if (open.next !== index) {
+      this.#open.delete(content);
+      this.#apart.add(content);
+      return;
+    }
+    open.hash.update(data);
+    open.next++;
+    if (open.next < this.#input.toc.partCount(content)) this.#open.set(content, open);
+    else {
+      this.#open.delete(content);
+      this.#check(content, open.hash);
+    }
+  }
+
+  /** Checks the contents whose parts were apart. */
+  async finish(): Promise<void> {
+    const { toc, signal } = this.#input;
+    for (const content of this.#apart) {
+      const hash = createHash('sha256');
+      for (let i = 0; i < toc.partCount(content); i++) {
+        signal?.throwIfAborted();
+        hash.update(await readPart(this.#input, content, i));
+      }
+      this.#check(content, hash);
+    }
+  }
+}
+
+function contentDigest(input: EncodeInput, content: number): Buffer {
+  return input.digests.subarray(content * DIGEST_BYTES, (content + 1) * DIGEST_BYTES);
+}
+
+function damaged(digest: Buffer, what: string): FirstlightError {
+  return new FirstlightError('corrupt', `content sha256:${digest.toString('hex')} ${what}`, {
+    hint: 'the store is damaged: add the image again',
+  });
+}
+
+async function readPart(input: EncodeInput, content: number, index: number): Promise<Uint8Array> {
+  const digest = contentDigest(input, content);
+  const bytes = input.toc.partSize(content, index);
+  const data = await input.readContent(digest.toString('hex'), index * PART_BYTES, bytes);
+  if (data.length !== bytes)
+    throw damaged(digest, `is shorter than ${bytes} bytes in part ${index}`);
+  return data;
+}
+
+/** Reads what one frame is made of. */
+async function readFrame(
+  input: EncodeInput,
+  order: Order,
+  span: FrameSpan,
+  contentOf: Uint32Array,
+  whole: WholeContents,
+): Promise<FrameJob> {
+  const { toc } = input;
+  const { firstPart, partCount } = span;
+  const sizes = new Uint32Array(partCount);
+  const several = new Uint8Array(partCount);
+  const contentDigests = new Uint8Array(partCount * DIGEST_BYTES);
+  const starts = new Uint32Array(partCount);
+  let sum = 0;
+  for (let i = 0; i < partCount; i++) {
+    const part = order.parts[firstPart + i]!;
+    const content = contentOf[part]!;
+    sizes[i] = toc.partSize(content, part - toc.firstPart(content));
+    several[i] = toc.partCount(content) === 1 ? 0 : 1;
+    contentDigests.set(contentDigest(input, content), i * DIGEST_BYTES);
+    starts[i] = sum;
+    sum += sizes[i]!;
+  }
+  const tableBytes = digestTableBytes(several);
+  // Memory of its own: it is handed over to a thread.
+  const raw = new Uint8Array(tableBytes + sum);
+  let next = 0;
+  const reader = async () => {
+    while (next < partCount) {
+      const i = next++;
+      const part = order.parts[firstPart + i]!;
+      const content = contentOf[part]!;
+      const data = await readPart(input, content, part - toc.firstPart(content));
+      raw.set(data, tableBytes + starts[i]!);
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(READS_AT_ONCE, partCount) }, reader));
+  for (let i = 0; i < partCount; i++) {
+    if (several[i] === 0) continue;
+    const part = order.parts[firstPart + i]!;
+    const content = contentOf[part]!;
+    const start = tableBytes + starts[i]!;
+    whole.add(content, part - toc.firstPart(content), raw.subarray(start, start + sizes[i]!));
+  }
+  return { raw, sizes, contentDigests, several };
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length; ) {
+    at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
+  }
+}
+
+/** Frames as they have been written, with their digests. */
+interface Body {
+  frames: PackedFrame[];
+  digests: Buffer;
+  bytes: number;
+}
+
+/** Makes all frames and writes them one after another to `file`. */
+async function writeBody(input: EncodeInput, order: Order, file: FileHandle): Promise<Body> {
+  const { toc, signal } = input;
+  const table = tableOfParts(toc);
+  const spans = planFrames(toc, order, table);
+  const threads = Math.min(input.threads ?? 2, spans.length);
+  const pool = new FramePool(threads, input.level ?? DEFAULT_LEVEL);
+  const whole = new WholeContents(input);
+  const body: Body = { frames: [], digests: Buffer.alloc(spans.length * DIGEST_BYTES), bytes: 0 };
+  try {
+    const under: ReturnType<FramePool['make']>[] = [];
+    for (let made = 0, read = 0; made < spans.length; made++) {
+      for (; read < spans.length && under.length < threads + 1; read++) {
+        signal?.throwIfAborted();
+        const job = await readFrame(input, order, spans[read]!, table.content, whole);
+        const promise = pool.make(job);
+        // Whoever waits for it first hears of a failure; later ones must not count as unheard.
+        promise.catch(() => {});
+        under.push(promise);
+      }
+      const frame = await under.shift()!;
+      await writeAll(file, frame.bytes);
+      body.digests.set(frame.digest, made * DIGEST_BYTES);
+      body.bytes += frame.bytes.length;
+      body.frames.push({
+        bytes: frame.bytes.length,
+        partCount: spans[made]!.partCount,
+        kind: FRAME_KIND.zstd,
+        surplusBytes: 0,
+        extension: new Uint8Array(0),
+      });
+      input.onProgress?.(made + 1, spans.length);
+    }
+    await whole.finish();
+    return body;
+  } finally {
+    await pool.close();
+  }
+}
+
+function makeHeader(input: EncodeInput, have: Have, order: Order, body: Body): PackedHeader {
+  const sections = {
+    manifest: input.manifest,
+    config: input.config,
+    toc: packToc(input.toc),
+    bases: packBases(have.used.map(({ digest, toc }) => ({ digest, contents: toc.contents }))),
+    have: packHave(have.base, have.content),
+    frames: packFrames(body.frames),
+    order: packOrder(order.parts, order.parts.slice().sort()),
+    digests: body.digests,
+  };
+  return packHeader(joinSections(sections), body.bytes);
+}
+
+async function appendFile(from: FileHandle, to: FileHandle, bytes: number): Promise<void> {
+  const buffer = Buffer.allocUnsafe(Math.min(COPY_BYTES, Math.max(bytes, 1)));
+  for (let at = 0; at < bytes; ) {
+    const { bytesRead } = await from.read(buffer, 0, Math.min(buffer.length, bytes - at), at);
+    if (bytesRead === 0) throw new FirstlightError('internal', 'the body of a bundle was cut off');
+    await writeAll(to, buffer.subarray(0, bytesRead));
+    at += bytesRead;
+  }
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+/**
+ * Writes the bundle of an image to `path`, aside first, and renames it when it is whole and durable.
+ * Throws 'corrupt' where the image or the content store is damaged; then, as after an abort or any
+ * other error, nothing stays behind.
+ */
+export async function encodeBundle(input: EncodeInput, path: string): Promise<EncodedBundle> {
+  readImageFacts(input.manifest, input.config);
+  const have = findHave(input);
+  const order = planOrder(input.toc, (content) => have.base[content]! >= 0, input.ranks ?? []);
+  const aside = `${path}.${randomBytes(6).toString('hex')}`;
+  const bodyPath = `${aside}.body`;
+  const wholePath = `${aside}.whole`;
+  const files: FileHandle[] = [];
+  try {
+    const bodyFile = await open(bodyPath, 'wx+', 0o644);
+    files.push(bodyFile);
+    const body = await writeBody(input, order, bodyFile);
+    const { preamble, header, id } = makeHeader(input, have, order, body);
+    const wholeFile = await open(wholePath, 'wx', 0o644);
+    files.push(wholeFile);
+    await writeAll(wholeFile, preamble);
+    await writeAll(wholeFile, header);
+    await appendFile(bodyFile, wholeFile, body.bytes);
+    await wholeFile.sync();
+    input.signal?.throwIfAborted();
+    await rename(wholePath, path);
+    await syncDirectory(dirname(path));
+    const headerBytes = PREAMBLE_BYTES + header.length;
+    return { headerBytes, bytes: headerBytes + body.bytes, id };
+  } finally {
+    for (const file of files) await file.close();
+    await rm(bodyPath, { force: true });
+    await rm(wholePath, { force: true });
+  }
+}

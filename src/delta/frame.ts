@@ -1,0 +1,104 @@
+// One frame's payload: a table of digests, then the bytes of its parts. Making one (encoder) and
+// taking one apart (decoder) stand side by side here; both are pure functions of bytes.
+//
+//   for each part: sha256 of the part; of the whole content too, where it has several parts
+//   for each part: its bytes
+import { hash } from 'node:crypto';
+import { FirstlightError } from '../errors/errors.ts';
+import { DIGEST_BYTES } from './frame-plan.ts';
+import type { Compressor } from './zstd.ts';
+
+/** What a frame is made of. `raw` holds room for the digest table, then the parts' bytes. */
+export interface FrameJob {
+  raw: Uint8Array;
+  /** Bytes of each part. */
+  sizes: Uint32Array;
+  /** sha256 of the content that each part belongs to, one after another. */
+  contentDigests: Uint8Array;
+  /** 1 for each part whose content has several. */
+  several: Uint8Array;
+}
+
+/** A frame as it travels. */
+export interface MadeFrame {
+  bytes: Uint8Array;
+  /** sha256 of `bytes`. */
+  digest: Uint8Array;
+}
+
+function sha256(bytes: Uint8Array): Buffer {
+  return hash('sha256', bytes, 'buffer');
+}
+
+/** Bytes of the digest table of a frame. */
+export function digestTableBytes(several: Uint8Array): number {
+  let bytes = 0;
+  for (const flag of several) bytes += flag === 1 ? 2 * DIGEST_BYTES : DIGEST_BYTES;
+  return bytes;
+}
+
+/**
+ * Fills in the digest table and compresses. Throws 'corrupt' where a content of one part is not what
+ * its digest says: the store that it was read from is damaged.
+ */
+export function makeFrame(job: FrameJob, compressor: Compressor): MadeFrame {
+  const { raw, sizes, contentDigests, several } = job;
+  let tableAt = 0;
+  let dataAt = digestTableBytes(several);
+  for (let i = 0; i < sizes.length; i++) {
+    const digest = sha256(raw.subarray(dataAt, dataAt + sizes[i]!));
+    const content = contentDigests.subarray(i * DIGEST_BYTES, (i + 1) * DIGEST_BYTES);
+    raw.set(digest, tableAt);
+    tableAt += DIGEST_BYTES;
+    if (several[i] === 1) {
+      raw.set(content, tableAt);
+      tableAt += DIGEST_BYTES;
+    } else if (!digest.equals(content)) {
+      const name = Buffer.from(content).toString('hex');
+      throw new FirstlightError('corrupt', `content sha256:${name} is not what its digest says`, {
+        hint: 'the store is damaged: add the image again',
+      });
+    }
+    dataAt += sizes[i]!;
+  }
+  const bytes = compressor.compress(raw);
+  return { bytes, digest: sha256(bytes) };
+}
+
+/** One part of an opened frame. */
+export interface OpenedPart {
+  data: Buffer;
+  partDigest: Buffer;
+  contentDigest: Buffer;
+}
+
+/**
+ * Takes a decompressed payload apart and verifies every part against the table.
+ * @param sizes    bytes of each part; with the table they must fill `raw` exactly
+ * @param several  1 for each part whose content has several
+ */
+export function openPayload(
+  raw: Buffer,
+  sizes: Uint32Array,
+  several: Uint8Array,
+  field: string,
+): OpenedPart[] {
+  let tableAt = 0;
+  let dataAt = digestTableBytes(several);
+  const parts: OpenedPart[] = [];
+  for (let i = 0; i < sizes.length; i++) {
+    const data = raw.subarray(dataAt, dataAt + sizes[i]!);
+    const partDigest = raw.subarray(tableAt, tableAt + DIGEST_BYTES);
+    tableAt += DIGEST_BYTES;
+    let contentDigest = partDigest;
+    if (several[i] === 1) {
+      contentDigest = raw.subarray(tableAt, tableAt + DIGEST_BYTES);
+      tableAt += DIGEST_BYTES;
+    }
+    if (!sha256(data).equals(partDigest))
+      throw new FirstlightError('corrupt', `${field}: part ${i} is not what its digest says`);
+    parts.push({ data, partDigest, contentDigest });
+    dataAt += sizes[i]!;
+  }
+  return parts;
+}
