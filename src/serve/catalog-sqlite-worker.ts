@@ -84,7 +84,12 @@ function nameImage(digest: string, name: string): boolean {
   return true;
 }
 
-function addImage(image: ImageRecord, contents: Uint8Array, name: string): void {
+function addImage(
+  image: ImageRecord,
+  contents: Uint8Array,
+  name: string,
+  first: BundleRecord | undefined,
+): void {
   const added = sql('INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?, ?)').run(
     image.digest,
     image.platform,
@@ -98,6 +103,7 @@ function addImage(image: ImageRecord, contents: Uint8Array, name: string): void 
       'INSERT INTO contents VALUES (?, 1) ON CONFLICT(digest) DO UPDATE SET images = images + 1',
     );
     for (const digest of digestsIn(contents)) count.run(digest);
+    if (first !== undefined) addBundle(first);
   }
   nameImage(image.digest, name);
 }

@@ -135,8 +135,13 @@ export class SqliteCatalog implements Catalog {
     });
   }
 
-  addImage(image: ImageRecord, contents: Buffer, name: string): Promise<void> {
-    return this.#call('addImage', [image, contents, name]);
+  addImage(
+    image: ImageRecord,
+    contents: Buffer,
+    name: string,
+    bundle?: BundleRecord | undefined,
+  ): Promise<void> {
+    return this.#call('addImage', [image, contents, name, bundle]);
   }
   nameImage(digest: string, name: string): Promise<boolean> {
     return this.#call('nameImage', [digest, name]);

@@ -51,8 +51,16 @@ export interface Removed {
 }
 
 export interface Catalog {
-  /** Adds an image and its contents (32 bytes each); where it is known already, only the name moves. */
-  addImage(image: ImageRecord, contents: Buffer, name: string): Promise<void>;
+  /**
+   * Adds an image, its contents (32 bytes each) and its first bundle, all of whose files are in place; where it is
+   * known already, only the name moves.
+   */
+  addImage(
+    image: ImageRecord,
+    contents: Buffer,
+    name: string,
+    bundle?: BundleRecord | undefined,
+  ): Promise<void>;
   /** Gives an image that is there a name, taken from whatever image of the same platform had it. False: no such image. */
   nameImage(digest: string, name: string): Promise<boolean>;
   /** Every image under every name, sorted by name, then platform; unnamed ones last. */

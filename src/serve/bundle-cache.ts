@@ -1,0 +1,351 @@
+// Bundles: computed once, kept, found again, and taken away when nobody wants them. What does not
+// live here: their bytes (delta/), which image a request means (image-store.ts), HTTP.
+//
+// A bundle is looked up by its key: the image, the bases that really save something, and what ordered
+// it. Two workers with different images that share the same contents get the same bundle.
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { LRUCache } from 'lru-cache';
+import PQueue from 'p-queue';
+import { BUNDLE_VERSION } from '../delta/bundle.ts';
+import { Toc } from '../delta/toc.ts';
+import { FirstlightError } from '../errors/errors.ts';
+import type { Logger } from '../log/log.ts';
+import type { BlobStore, BundleReader } from './blobs.ts';
+import type { BundleRecord, Catalog } from './catalog.ts';
+import { type Encode, encodeInThread } from './encode.ts';
+import type { Gate } from './gate.ts';
+
+/** Documents of an image as the encoder wants them. */
+export interface LoadedImage {
+  digest: string;
+  manifest: Buffer;
+  config: Buffer;
+  toc: Toc;
+  /** sha256 of each content, 32 bytes each, in TOC order. */
+  digests: Buffer;
+}
+
+/** A bundle open for sending; `close` says that this transfer is over. */
+export interface OpenBundle {
+  record: BundleRecord;
+  reader: BundleReader;
+  close(): Promise<void>;
+}
+
+export interface BundleCacheOptions {
+  catalog: Catalog;
+  blobs: BlobStore;
+  gate: Gate;
+  log: Logger;
+  /** A bundle goes when nobody has asked for it for this long. Those for workers without images stay. */
+  keepMs: number;
+  /** Bundles go, least recently used first, while all of them are larger than this. */
+  maxBytes: number;
+  /** Bundles computed at the same time. */
+  encodesAtOnce: number;
+  /** Called after each computation. */
+  onEncoded?(seconds: number, record: BundleRecord): void;
+}
+
+/** The time of last use is written down when it is this much older. */
+const TOUCH_MS = 60_000;
+
+function gone(image: string): FirstlightError {
+  return new FirstlightError('not-found', `image ${image} has just been removed`);
+}
+
+/** See the head of this file. */
+export class BundleCache {
+  readonly #o: BundleCacheOptions;
+  readonly #encode: Encode;
+  readonly #queue: PQueue;
+  /** Computations under way, by key: whoever wants the same waits for the same. */
+  readonly #running = new Map<string, Promise<BundleRecord | undefined>>();
+  /** Chosen bases by image and candidates: reading 64 lists of contents for each request is too much. */
+  readonly #choices = new LRUCache<string, string[]>({ max: 10_000 });
+  readonly #readers = new Map<string, number>();
+  readonly #touched = new LRUCache<string, number>({ max: 100_000 });
+  readonly #ending = new AbortController();
+  /** Files and rows of bundles change together, one change at a time. */
+  #change: Promise<unknown> = Promise.resolve();
+
+  constructor(options: BundleCacheOptions) {
+    this.#o = options;
+    this.#encode = encodeInThread;
+    this.#queue = new PQueue({ concurrency: options.encodesAtOnce });
+  }
+
+  /** After a crash: bundles without a row, rows without a bundle, and retired ones go. */
+  async recover(): Promise<void> {
+    const { catalog, blobs } = this.#o;
+    const files = new Set(await blobs.listBundles());
+    for (const id of await catalog.bundleIds()) {
+      if (files.delete(id)) continue;
+      await catalog.retireBundle(id);
+      await catalog.dropBundle(id);
+    }
+    for (const id of files) await blobs.removeBundle(id);
+    await this.retired(await catalog.retiredBundles());
+  }
+
+  /** Reads an image's documents; to be called inside the gate. */
+  async load(digest: string): Promise<LoadedImage> {
+    const { blobs } = this.#o;
+    const [manifest, config, toc, digests] = await Promise.all([
+      blobs.readDocument(digest, 'manifest.json'),
+      blobs.readDocument(digest, 'config.json'),
+      blobs.readDocument(digest, 'toc'),
+      blobs.readDocument(digest, 'contents'),
+    ]);
+    return { digest, manifest, config, toc: new Toc(toc), digests };
+  }
+
+  /** The key of the bundle that makes `image` from `bases` (sorted). */
+  keyOf(image: string, bases: readonly string[]): string {
+    // Ranks: there are none yet; what orders bundles by traces adds its version here.
+    const inputs = { format: BUNDLE_VERSION, image, bases, ranks: 0 };
+    return createHash('sha256').update(JSON.stringify(inputs)).digest('hex');
+  }
+
+  /**
+   * The bundle that makes `image` on a worker that holds `candidates`; computed where it is not there yet.
+   * @param candidates  manifest digests; those that the catalog does not know are ignored
+   */
+  async find(image: string, candidates: readonly string[]): Promise<BundleRecord> {
+    const { catalog, gate } = this.#o;
+    const bases = await this.#chooseBases(image, candidates);
+    const key = this.keyOf(image, bases);
+    const known = await catalog.findBundle(key);
+    if (known !== undefined) return known;
+    let running = this.#running.get(key);
+    if (running === undefined) {
+      const { signal } = this.#ending;
+      running = this.#queue
+        .add(() => gate.use(() => this.#make(image, bases)), { signal })
+        .finally(() => this.#running.delete(key));
+      this.#running.set(key, running);
+    }
+    const made = await running;
+    if (made !== undefined) return made;
+    // A base has been removed since it was chosen: what is left decides again.
+    return this.find(image, bases);
+  }
+
+  /** Computes and keeps a bundle; undefined where one of the bases has gone. */
+  async #make(image: string, bases: string[]): Promise<BundleRecord | undefined> {
+    const { catalog } = this.#o;
+    if ((await catalog.findByDigest(image)) === undefined) throw gone(image);
+    for (const base of bases) {
+      if ((await catalog.findByDigest(base)) === undefined) return undefined;
+    }
+    const [wanted, ...others] = await Promise.all([image, ...bases].map((d) => this.load(d)));
+    const made = await this.compute(wanted!, others, this.#ending.signal);
+    try {
+      await this.keep(made, async () => {
+        if (!(await catalog.addBundle(made.record))) throw gone(image);
+      });
+      return made.record;
+    } finally {
+      await made.drop();
+    }
+  }
+
+  /** Of the images a worker holds, those that give the bundle something: most bytes first, then only what adds to it. */
+  async #chooseBases(image: string, candidates: readonly string[]): Promise<string[]> {
+    const { catalog, gate, blobs } = this.#o;
+    if (candidates.length === 0) return [];
+    return gate.use(async () => {
+      const asked = [...new Set(candidates)].sort();
+      const rows = await Promise.all(asked.map((digest) => catalog.findByDigest(digest)));
+      const known = asked.filter((_, i) => rows[i] !== undefined);
+      if (known.length === 0) return [];
+      const choice = [image, ...known].join(' ');
+      const before = this.#choices.get(choice);
+      if (before !== undefined) return before;
+      const toc = new Toc(await blobs.readDocument(image, 'toc'));
+      const digests = await blobs.readDocument(image, 'contents');
+      const wanted = new Map<string, number>();
+      for (let c = 0; c < toc.contents; c++) {
+        wanted.set(digests.toString('latin1', c * 32, c * 32 + 32), toc.contentSize(c));
+      }
+      const offers: { digest: string; shared: string[]; bytes: number }[] = [];
+      for (const digest of known) {
+        const has = await blobs.readDocument(digest, 'contents');
+        const offer = { digest, shared: [] as string[], bytes: 0 };
+        for (let at = 0; at < has.length; at += 32) {
+          const content = has.toString('latin1', at, at + 32);
+          const size = wanted.get(content);
+          if (size === undefined) continue;
+          offer.shared.push(content);
+          offer.bytes += size;
+        }
+        offers.push(offer);
+      }
+      // Equal offers keep the order of their digests: the choice depends on nothing but its inputs.
+      offers.sort((a, b) => b.bytes - a.bytes);
+      const chosen: string[] = [];
+      for (const offer of offers) {
+        let adds = false;
+        for (const content of offer.shared) adds = wanted.delete(content) || adds;
+        if (adds) chosen.push(offer.digest);
+      }
+      chosen.sort();
+      this.#choices.set(choice, chosen);
+      return chosen;
+    });
+  }
+
+  /** Computes a bundle aside; to be called inside the gate. `keep` makes it visible, `drop` cleans up. */
+  async compute(
+    image: LoadedImage,
+    bases: LoadedImage[],
+    signal: AbortSignal,
+  ): Promise<{ record: BundleRecord; path: string; drop(): Promise<void> }> {
+    const { blobs, log } = this.#o;
+    const scratch = await blobs.makeScratch();
+    const path = join(scratch, 'bundle');
+    const drop = () => blobs.dropScratch(scratch);
+    const started = performance.now();
+    try {
+      const { id, bytes, headerBytes } = await this.#encode(
+        { image, bases, contentDir: blobs.contentDir },
+        path,
+        AbortSignal.any([signal, this.#ending.signal]),
+      );
+      const now = Date.now();
+      const record: BundleRecord = {
+        id,
+        key: this.keyOf(image.digest, bases.map((base) => base.digest).sort()),
+        image: image.digest,
+        bytes,
+        headerBytes,
+        fresh: bases.length === 0,
+        createdAt: now,
+        usedAt: now,
+      };
+      const seconds = (performance.now() - started) / 1000;
+      this.#o.onEncoded?.(seconds, record);
+      log.info({ id, image: image.digest, bases: bases.length, bytes, seconds }, 'bundle computed');
+      return { record, path, drop };
+    } catch (error) {
+      await drop();
+      throw error;
+    }
+  }
+
+  /**
+   * Takes a computed bundle in: its file, then, by `record`, its row. Where the row cannot be written the file goes,
+   * unless an equal bundle has a row already.
+   */
+  async keep(
+    made: { record: BundleRecord; path: string },
+    record: () => Promise<void>,
+  ): Promise<void> {
+    const { blobs, catalog } = this.#o;
+    const { id } = made.record;
+    await this.#alone(async () => {
+      const known = await catalog.bundleById(id);
+      await blobs.adoptBundle(id, made.path);
+      try {
+        await record();
+      } catch (error) {
+        if (known === undefined) await blobs.removeBundle(id);
+        throw error;
+      }
+    });
+  }
+
+  /** Opens a bundle by id; undefined where there is none. */
+  async open(id: string): Promise<OpenBundle | undefined> {
+    const { catalog, blobs } = this.#o;
+    // Counted before the first wait, so that no removal comes in between.
+    this.#readers.set(id, (this.#readers.get(id) ?? 0) + 1);
+    try {
+      const record = await catalog.bundleById(id);
+      const reader = record === undefined ? undefined : await blobs.openBundle(id);
+      if (record !== undefined && reader !== undefined) {
+        await this.#touch(id);
+        return { record, reader, close: () => this.#close(id, reader) };
+      }
+      if (record !== undefined) {
+        this.#o.log.warn({ id }, 'the file of a bundle is missing; it will be computed again');
+        await catalog.retireBundle(id);
+      }
+    } catch (error) {
+      await this.#release(id);
+      throw error;
+    }
+    await this.#release(id);
+    return undefined;
+  }
+
+  async #close(id: string, reader: BundleReader): Promise<void> {
+    try {
+      await reader.close();
+      await this.#touch(id);
+    } finally {
+      await this.#release(id);
+    }
+  }
+
+  async #release(id: string): Promise<void> {
+    const readers = this.#readers.get(id)! - 1;
+    if (readers > 0) this.#readers.set(id, readers);
+    else {
+      this.#readers.delete(id);
+      await this.retired([id]);
+    }
+  }
+
+  async #touch(id: string): Promise<void> {
+    const now = Date.now();
+    if (now - (this.#touched.get(id) ?? 0) < TOUCH_MS) return;
+    this.#touched.set(id, now);
+    await this.#o.catalog.touchBundle(id, now);
+  }
+
+  /** Removes those of these bundles that are retired and that nobody is reading; for the others their last reader does it. */
+  async retired(ids: readonly string[]): Promise<void> {
+    for (const id of ids) {
+      await this.#alone(async () => {
+        if (this.#readers.has(id)) return;
+        if (await this.#o.catalog.dropBundle(id)) await this.#o.blobs.removeBundle(id);
+      });
+    }
+  }
+
+  /** The periodic clean-up: what is too old, then what is too much. */
+  async clean(now = Date.now()): Promise<string[]> {
+    const { catalog, keepMs, maxBytes, log } = this.#o;
+    const bundles = (await catalog.listBundles()).filter((b) => !this.#readers.has(b.id));
+    const going = bundles.filter((b) => !b.fresh && b.usedAt < now - keepMs);
+    const staying = bundles.filter((b) => !going.includes(b));
+    let bytes = staying.reduce((sum, b) => sum + b.bytes, 0);
+    // What a first mount needs goes last.
+    for (const b of [...staying.filter((s) => !s.fresh), ...staying.filter((s) => s.fresh)]) {
+      if (bytes <= maxBytes) break;
+      going.push(b);
+      bytes -= b.bytes;
+    }
+    const ids = going.map((b) => b.id);
+    for (const id of ids) await catalog.retireBundle(id);
+    await this.retired(ids);
+    if (ids.length > 0) log.info({ bundles: ids.length }, 'unused bundles removed');
+    return ids;
+  }
+
+  /** Stops computations; those who wait for one get an error. */
+  async close(): Promise<void> {
+    this.#ending.abort(new FirstlightError('unreachable', 'the server is shutting down'));
+    await Promise.allSettled(this.#running.values());
+    await this.#change;
+  }
+
+  #alone<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#change.then(work);
+    // The chain goes on whatever came of this turn; its caller hears of an error by `turn`.
+    this.#change = turn.catch(() => {});
+    return turn;
+  }
+}

@@ -1,0 +1,184 @@
+// /v1/images: list, inspect, add and remove.
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import {
+  API,
+  type IntakeEvent,
+  type IntakeQuery,
+  REGISTRY_AUTH_HEADER,
+} from '../delta/protocol.ts';
+import { FirstlightError, httpStatus, toFirstlightError } from '../errors/errors.ts';
+import { formatPlatform, hostPlatform, parsePlatform } from '../image/platform.ts';
+import { parseReference } from '../image/reference.ts';
+import { openRegistry } from '../image/registry.ts';
+import type { ImageSource } from '../image/source.ts';
+import { errorBody } from './error-body.ts';
+import type { ImageStore } from './image-store.ts';
+import type { Metrics } from './metrics.ts';
+import { normalizeName } from './names.ts';
+import { bodyPath, openUpload, receiveBody, type UploadLimits } from './upload.ts';
+import { addQuery, imageQuery, registryAuth } from './validate.ts';
+
+export interface ImageRoutesOptions {
+  store: ImageStore;
+  metrics: Metrics;
+  upload: UploadLimits;
+}
+
+/** A progress event is sent at most this often; a client that shows a bar needs no more. */
+const PROGRESS_MS = 100;
+/** After an answer that came before the end of a body, the rest is read and dropped for this long. */
+const LINGER_MS = 5_000;
+
+/** The NDJSON answer: its first event commits it to status 200, an error before that has its own status. */
+class EventStream {
+  readonly #reply: FastifyReply;
+  #started = false;
+  #progressAt = 0;
+
+  constructor(reply: FastifyReply) {
+    this.#reply = reply;
+  }
+
+  get started(): boolean {
+    return this.#started;
+  }
+
+  send(event: IntakeEvent): void {
+    const { raw } = this.#reply;
+    if (event.event === 'progress') {
+      const now = performance.now();
+      const last = event.doneBytes === event.totalBytes;
+      if (!last && now - this.#progressAt < PROGRESS_MS) return;
+      this.#progressAt = now;
+    }
+    if (raw.destroyed) return;
+    if (!this.#started) {
+      this.#started = true;
+      this.#reply.hijack();
+      raw.writeHead(200, {
+        'content-type': 'application/x-ndjson',
+        'cache-control': 'no-store',
+        ...(this.#reply.request.raw.complete ? {} : { connection: 'close' }),
+      });
+    }
+    // A few short lines: what the socket does not take at once may wait in memory.
+    raw.write(`${JSON.stringify(event)}\n`);
+  }
+
+  end(): void {
+    this.#reply.raw.end();
+  }
+}
+
+/** Aborts when the client is gone before it has its answer. */
+function clientSignal(reply: FastifyReply): AbortSignal {
+  const gone = new AbortController();
+  reply.raw.once('close', () => {
+    if (!reply.raw.writableFinished) {
+      gone.abort(new FirstlightError('unreachable', 'the client has gone'));
+    }
+  });
+  return gone.signal;
+}
+
+/** Lets a client that is still sending see the answer, which a closed connection would take from it. */
+function dropRest(request: FastifyRequest, reply: FastifyReply): void {
+  const { raw } = request;
+  if (raw.complete || raw.destroyed) return;
+  reply.header('connection', 'close');
+  raw.resume();
+  const timer = setTimeout(() => raw.destroy(), LINGER_MS);
+  raw.once('close', () => clearTimeout(timer));
+}
+
+type Query = ReturnType<typeof addQuery>;
+
+/** What is wrong with a request before its body is looked at. */
+function checkAdd(query: Query): { platform: string } {
+  if (query.name !== undefined) normalizeName(query.name);
+  if (query.kind === 'docker' && query.source === undefined) {
+    throw new FirstlightError('usage', 'kind=docker needs source=HOST/NAME:TAG');
+  }
+  if (query.kind === 'docker') parseReference(query.source!);
+  if (query.kind === 'rootfs' && query.name === undefined) {
+    throw new FirstlightError('usage', 'a root filesystem has no name of its own', {
+      hint: 'give one with name=NAME:TAG',
+    });
+  }
+  const platform = query.platform === undefined ? hostPlatform() : parsePlatform(query.platform);
+  return { platform: formatPlatform(platform) };
+}
+
+export function imageRoutes(app: FastifyInstance, options: ImageRoutesOptions): void {
+  const { store, metrics } = options;
+
+  async function add(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+    const query = addQuery(request.query);
+    const auth = registryAuth(request.headers[REGISTRY_AUTH_HEADER]);
+    const { platform } = checkAdd(query);
+    const events = new EventStream(reply);
+    const signal = clientSignal(reply);
+    const scratch = await store.blobs.makeScratch();
+    const open = async (turn: AbortSignal): Promise<ImageSource> => {
+      if (query.kind === 'docker') {
+        return openRegistry(parseReference(query.source!), {
+          platform,
+          signal: turn,
+          ...(auth === undefined ? {} : { auth }),
+        });
+      }
+      const path = bodyPath(scratch);
+      await receiveBody(request.raw, path, options.upload, turn, (bytes) =>
+        metrics.receivedBytes.inc(bytes),
+      );
+      return openUpload(
+        query.kind as Exclude<IntakeQuery['kind'], 'docker'>,
+        path,
+        query.source,
+        platform,
+      );
+    };
+    let result = 'ok';
+    try {
+      const image = await store.add({
+        open,
+        name: query.name,
+        signal,
+        onEvent: (event) => events.send(event),
+      });
+      events.send({ event: 'done', image });
+      events.end();
+    } catch (thrown) {
+      const error = toFirstlightError(thrown);
+      result = error.kind;
+      if (!events.started) {
+        dropRest(request, reply);
+        throw error;
+      }
+      metrics.errors.inc({ kind: error.kind });
+      request.log.warn({ kind: error.kind, status: httpStatus(error) }, 'intake failed');
+      events.send({ event: 'error', ...errorBody(error) });
+      events.end();
+    } finally {
+      metrics.intakes.inc({ kind: query.kind, result });
+      await store.blobs.dropScratch(scratch);
+    }
+    return reply;
+  }
+
+  /** The reference behind /v1/images/; it may hold slashes. */
+  const refOf = (request: FastifyRequest) => (request.params as { '*': string })['*'];
+
+  app.get(API.images, async (request) => {
+    imageQuery(request.query);
+    return store.list();
+  });
+  app.post(API.images, add);
+  app.get(`${API.images}/*`, async (request) =>
+    store.inspect(refOf(request), imageQuery(request.query).platform),
+  );
+  app.delete(`${API.images}/*`, async (request, reply) => {
+    await store.remove(refOf(request), imageQuery(request.query).platform);
+    return reply.code(204).send();
+  });
+}

@@ -1,0 +1,223 @@
+// `firstlight serve`: the HTTP server. What the routes do stands in routes-*.ts, the store behind
+// them in image-store.ts; here are the listener, its limits, health, metrics, errors and the end.
+import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
+import { API } from '../delta/protocol.ts';
+import { FirstlightError, httpStatus, toFirstlightError } from '../errors/errors.ts';
+import { type Logger, makeLogger } from '../log/log.ts';
+import { errorBody } from './error-body.ts';
+import { ImageStore, type ImageStoreLimits } from './image-store.ts';
+import { formatUrl, parseListen } from './listen.ts';
+import { Metrics } from './metrics.ts';
+import { RateLimiter } from './rate.ts';
+import { deltaRoutes } from './routes-delta.ts';
+import { imageRoutes } from './routes-images.ts';
+
+/** Bounds of the HTTP side; every one has a default. */
+export interface ServerLimits {
+  /** Bytes of an uploaded image: 64 GiB. */
+  uploadMaxBytes: number;
+  /** A client that sends or takes no byte for this long is cut off: 60 s. */
+  stallMs: number;
+  /** A request's headers must be there after this: 20 s. */
+  headersMs: number;
+  /** An idle connection is kept this long: 10 minutes, so that workers keep theirs warm. */
+  keepAliveMs: number;
+  connectionsMax: number;
+  /** Transfers may go on for this long after `close`: 10 s. */
+  shutdownMs: number;
+  /** Time between two clean-ups of unused bundles: 10 minutes. */
+  cleanMs: number;
+}
+
+const DEFAULT_LIMITS: ServerLimits = {
+  uploadMaxBytes: 64 * 2 ** 30,
+  stallMs: 60_000,
+  headersMs: 20_000,
+  keepAliveMs: 600_000,
+  connectionsMax: 4096,
+  shutdownMs: 10_000,
+  cleanMs: 600_000,
+};
+
+export interface ServerOptions {
+  /** Directory of catalog and blobs; made where there is none. */
+  dataDir: string;
+  /** `HOST:PORT`; port 0 takes a free one. */
+  listen: string;
+  /** Send rate of all bundle transfers together; no limit where absent. */
+  rateBitsPerSecond?: number | undefined;
+  log?: Logger;
+  limits?: Partial<ServerLimits & ImageStoreLimits>;
+}
+
+/** A running server. */
+export interface RunningServer {
+  /** Such as `http://127.0.0.1:7070`. */
+  url: string;
+  /** Stops accepting, lets transfers finish within the bound, then ends everything. */
+  close(): Promise<void>;
+}
+
+function makeApp(log: Logger, limits: ServerLimits): FastifyInstance {
+  return fastify({
+    loggerInstance: log as FastifyBaseLogger,
+    // One line a request, written below: fastify's own would log query strings.
+    logController: new LogController({ disableRequestLogging: true }),
+    // A body may take long as long as it moves; standing still is what the stall bounds catch.
+    requestTimeout: 0,
+    connectionTimeout: 0,
+    keepAliveTimeout: limits.keepAliveMs,
+    forceCloseConnections: 'idle',
+    routerOptions: { maxParamLength: 1024 },
+    http: { headersTimeout: limits.headersMs, maxHeaderSize: 16 << 10, keepAlive: true },
+  });
+}
+
+function answerErrors(app: FastifyInstance, metrics: Metrics): void {
+  app.setErrorHandler((thrown, request, reply) => {
+    const status = (thrown as { statusCode?: number }).statusCode;
+    // fastify's own refusals (malformed URL, unsupported method) are the client's.
+    const error =
+      status !== undefined && status < 500 && !(thrown instanceof FirstlightError)
+        ? new FirstlightError('usage', (thrown as Error).message)
+        : toFirstlightError(thrown);
+    metrics.errors.inc({ kind: error.kind });
+    if (httpStatus(error) >= 500) {
+      request.log.error(
+        { kind: error.kind, error: error.message, stack: error.stack },
+        'request failed',
+      );
+    }
+    // Set for an answer that did not come to be.
+    for (const name of [
+      'content-length',
+      'content-range',
+      'etag',
+      'accept-ranges',
+      'content-location',
+    ]) {
+      reply.removeHeader(name);
+    }
+    return reply
+      .code(status !== undefined && status < 500 ? status : httpStatus(error))
+      .header('cache-control', 'no-store')
+      .type('application/json')
+      .send(errorBody(error));
+  });
+  app.setNotFoundHandler((request, reply) => {
+    metrics.errors.inc({ kind: 'not-found' });
+    const error = new FirstlightError('not-found', `no ${request.method} of this path here`, {
+      hint: 'docs/PROTOCOL.md lists the paths',
+    });
+    return reply.code(404).send(errorBody(error));
+  });
+}
+
+function countRequests(app: FastifyInstance, metrics: Metrics): void {
+  app.addHook('onResponse', async (request, reply) => {
+    const route = request.routeOptions.url ?? 'none';
+    const seconds = reply.elapsedTime / 1000;
+    metrics.requests.inc({ method: request.method, route, status: reply.raw.statusCode });
+    metrics.requestSeconds.observe({ route }, seconds);
+    const quiet = route === API.health || route === API.metrics;
+    const line = { method: request.method, route, status: reply.raw.statusCode, seconds };
+    request.log[quiet ? 'debug' : 'info'](line, 'request');
+  });
+}
+
+function watchRoutes(app: FastifyInstance, store: ImageStore, metrics: Metrics): void {
+  app.get(API.health, async (request, reply) => {
+    try {
+      await Promise.all([store.catalog.ping(), store.blobs.check()]);
+      return { status: 'ok' };
+    } catch (error) {
+      request.log.error({ error }, 'not healthy');
+      return reply.code(503).send(errorBody(toFirstlightError(error)));
+    }
+  });
+  app.get(API.metrics, async (_request, reply) =>
+    reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
+  );
+}
+
+/**
+ * Opens the data directory and serves it.
+ * @throws 'busy' where another process has the directory or the address, 'usage' for a bad address
+ */
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const log = options.log ?? makeLogger('serve');
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const address = parseListen(options.listen);
+  const metrics = new Metrics();
+  const store = await ImageStore.open({
+    dataDir: options.dataDir,
+    log,
+    limits,
+    onEncoded(seconds) {
+      metrics.encodes.inc();
+      metrics.encodeSeconds.observe(seconds);
+    },
+  });
+  const { rateBitsPerSecond } = options;
+  const limiter = rateBitsPerSecond === undefined ? undefined : new RateLimiter(rateBitsPerSecond);
+  const app = makeApp(log, limits);
+  // Bodies are streams, whatever they say they are; the one route that has one reads it itself.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', (_request, _payload, done) => done(null));
+  answerErrors(app, metrics);
+  countRequests(app, metrics);
+  watchRoutes(app, store, metrics);
+  imageRoutes(app, {
+    store,
+    metrics,
+    upload: { maxBytes: limits.uploadMaxBytes, stallMs: limits.stallMs },
+  });
+  deltaRoutes(app, store, { limiter, metrics, stallMs: limits.stallMs });
+  app.server.maxConnections = limits.connectionsMax;
+  try {
+    await app.listen(address);
+  } catch (error) {
+    await store.close();
+    throw listenError(error, options.listen);
+  }
+  const cleaning = setInterval(() => {
+    store.bundles.clean().catch((error: unknown) => log.error({ error }, 'clean-up failed'));
+  }, limits.cleanMs);
+  let closed: Promise<void> | undefined;
+  return {
+    url: formatUrl(app.server.address()),
+    close() {
+      closed ??= end(app, store, limits.shutdownMs).finally(() => clearInterval(cleaning));
+      return closed;
+    },
+  };
+}
+
+function listenError(error: unknown, listen: string): unknown {
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'EADDRINUSE':
+      return new FirstlightError('busy', `${listen} is in use`, {
+        hint: 'choose another address with --listen, or stop what listens there',
+        cause: error,
+      });
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return new FirstlightError('usage', `${listen} is no address of this machine`, {
+        hint: 'write --listen HOST:PORT',
+        cause: error,
+      });
+    default:
+      return error;
+  }
+}
+
+async function end(app: FastifyInstance, store: ImageStore, shutdownMs: number): Promise<void> {
+  const timer = setTimeout(() => app.server.closeAllConnections(), shutdownMs);
+  try {
+    await app.close();
+  } finally {
+    clearTimeout(timer);
+    await store.close();
+  }
+}

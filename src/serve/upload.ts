@@ -1,0 +1,133 @@
+// An image on its way in by HTTP: the body goes to a file in a scratch directory, a stream at a
+// time, and is opened there as the kind that the client said it is.
+import { createWriteStream } from 'node:fs';
+import { open } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { openDockerArchive } from '../image/docker-archive.ts';
+import { tarFiles } from '../image/files.ts';
+import { openLayout } from '../image/oci-layout.ts';
+import { openRootfs } from '../image/rootfs.ts';
+import type { ImageSource } from '../image/source.ts';
+
+/** Kinds of body. */
+export type UploadKind = 'oci' | 'docker-archive' | 'rootfs';
+
+export interface UploadLimits {
+  /** Bytes of a body. */
+  maxBytes: number;
+  /** A body may stand still for this long. */
+  stallMs: number;
+}
+
+function tooLarge(maxBytes: number): FirstlightError {
+  return new FirstlightError('usage', `the upload is larger than ${maxBytes} bytes`, {
+    hint: 'let the server pull the image from a registry, or raise its limit',
+  });
+}
+
+/**
+ * Writes a request's body to `path`.
+ * @param onBytes  told of every chunk's size
+ * @throws 'usage' where it is too large or empty, 'no-space', 'timeout' where it stands still, the reason of `signal`
+ */
+export async function receiveBody(
+  request: IncomingMessage,
+  path: string,
+  limits: UploadLimits,
+  signal: AbortSignal,
+  onBytes: (bytes: number) => void,
+): Promise<number> {
+  const { maxBytes, stallMs } = limits;
+  if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
+  const stalled = new AbortController();
+  const stop = () => {
+    stalled.abort(
+      new FirstlightError('timeout', `no byte of the upload came for ${stallMs / 1000} s`),
+    );
+  };
+  let timer = setTimeout(stop, stallMs);
+  let bytes = 0;
+  try {
+    await pipeline(
+      // The request must outlive an error here, so that it can be answered.
+      request.iterator({ destroyOnReturn: false }),
+      async function* (source: AsyncIterable<Buffer>) {
+        for await (const chunk of source) {
+          clearTimeout(timer);
+          bytes += chunk.length;
+          if (bytes > maxBytes) throw tooLarge(maxBytes);
+          onBytes(chunk.length);
+          yield chunk;
+          clearTimeout(timer);
+          timer = setTimeout(stop, stallMs);
+        }
+      },
+      createWriteStream(path, { flags: 'wx', highWaterMark: 1 << 20 }),
+      { signal: AbortSignal.any([signal, stalled.signal]) },
+    );
+  } catch (error) {
+    signal.throwIfAborted();
+    stalled.signal.throwIfAborted();
+    throw toFirstlightError(error);
+  } finally {
+    clearTimeout(timer);
+  }
+  if (bytes === 0) {
+    throw new FirstlightError('usage', 'the request has no body', {
+      hint: 'send the image as the body, or use kind=docker',
+    });
+  }
+  return bytes;
+}
+
+/** Names the upload, not the server's file, in what a client is told. */
+function withoutPath(error: unknown, path: string): unknown {
+  if (!(error instanceof FirstlightError) || !error.message.includes(path)) return error;
+  return new FirstlightError(error.kind, error.message.replaceAll(path, 'the upload'), {
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+    cause: error,
+  });
+}
+
+async function openKind(
+  kind: UploadKind,
+  path: string,
+  tag: string | undefined,
+  platform: string,
+): Promise<ImageSource> {
+  switch (kind) {
+    case 'rootfs':
+      return openRootfs(path, { platform });
+    case 'docker-archive':
+      return openDockerArchive(path, tag, { platform });
+    case 'oci': {
+      // The layout is read in place: nothing is unpacked, so no entry can lead out of anywhere.
+      const handle = await open(path, 'r');
+      const files = await tarFiles(handle, () => handle.close()).catch(async (error: unknown) => {
+        await handle.close();
+        throw error;
+      });
+      return openLayout(files, tag, platform, 'the upload');
+    }
+  }
+}
+
+/** Opens an uploaded file as an image. */
+export async function openUpload(
+  kind: UploadKind,
+  path: string,
+  tag: string | undefined,
+  platform: string,
+): Promise<ImageSource> {
+  try {
+    return await openKind(kind, path, tag, platform);
+  } catch (error) {
+    throw withoutPath(error, path);
+  }
+}
+
+/** Where a body is kept below its scratch directory. */
+export const bodyPath = (scratch: string) => join(scratch, 'body');
