@@ -271,7 +271,10 @@ export class ImageStore {
   }
 }
 
-/** Runs `work` on the store of a data directory that no server has open. */
+/**
+ * Runs `work` on the store of a data directory that no server has open, and closes it.
+ * @throws 'busy' where a server has it
+ */
 export async function withStore<T>(
   options: ImageStoreOptions,
   work: (store: ImageStore) => Promise<T>,
