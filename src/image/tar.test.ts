@@ -522,6 +522,12 @@ test('a body that is destroyed early, or never read, does not move the next entr
   t.is(await reader.next(), undefined);
 });
 
+test('an archive may end without padding behind its last file', async (t) => {
+  const tar = Buffer.concat([header({ name: 'f', size: size(9) }), Buffer.from('for arm64')]);
+  t.is((await read(tar)).get('f')?.body.toString(), 'for arm64');
+  await t.throwsAsync(read(tar.subarray(0, tar.length - 1)), { message: /middle of a file/ });
+});
+
 test('file times of a plain directory survive', async (t) => {
   await inTemp(async (dir) => {
     const tree = join(dir, 'tree');

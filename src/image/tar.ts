@@ -174,9 +174,12 @@ export class TarReader {
   async #leave(): Promise<void> {
     await this.#pending;
     this.#serial++;
-    const left = this.#stored + this.#padding;
-    if (left === 0) return;
-    if ((await this.#reader.skip(left)) < left) throw badTar('it ends in the middle of a file');
+    const left = this.#stored;
+    if (left > 0 && (await this.#reader.skip(left)) < left) {
+      throw badTar('it ends in the middle of a file');
+    }
+    // Padding that is missing at the very end hurts nobody; some tools' layers end like that.
+    if (this.#padding > 0) await this.#reader.skip(this.#padding);
     this.#stored = 0;
     this.#padding = 0;
   }
