@@ -1,0 +1,151 @@
+// Takes frames in: decodes them on this thread while the thread pool writes the ones before, with a
+// bound on what is in flight. What does not live here: where frames come from (stream.ts,
+// out-of-order.ts), and the order of bytes, slots and marks (arrivals.ts).
+import type { DecodedPart } from '../delta/bundle.ts';
+import { decodeFrame } from '../delta/bundle-decode.ts';
+import { FirstlightError } from '../errors/errors.ts';
+import type { Logger } from '../log/log.ts';
+import type { LayerStore } from '../store/layer-store.ts';
+import { type Arrivals, WrongContentError } from './arrivals.ts';
+import type { FramePlan } from './frame-plan.ts';
+
+/** Raw bytes that may be decoded and not yet written. */
+const IN_FLIGHT_BYTES = 16 << 20;
+/** A frame that came wrong this often is given up. */
+const WRONG_MAX = 5;
+
+/** What the intake tells its owner. */
+export interface IntakeEvents {
+  /** A frame has been stored, or its write has ended without success. */
+  changed(): void;
+  /** A write failed; nothing more is taken until `retry` has worked. */
+  storeFailed(error: unknown): void;
+  /** A frame came wrong too often: its missing contents cannot be had. */
+  gaveUp(plan: FramePlan, frame: number, error: FirstlightError): void;
+}
+
+/** One transfer's way from compressed frames to the store. */
+export class Intake {
+  readonly #store: LayerStore;
+  readonly #arrivals: Arrivals;
+  readonly #log: Logger;
+  readonly #events: IntakeEvents;
+  readonly #wrong = new Map<string, number>();
+  #inFlight = 0;
+  #writes = new Set<Promise<void>>();
+  #roomWaiters: (() => void)[] = [];
+  /** Parts whose write failed: the first thing that is tried again. */
+  #unwritten: DecodedPart[] | undefined;
+  #failure: unknown;
+
+  constructor(store: LayerStore, arrivals: Arrivals, log: Logger, events: IntakeEvents) {
+    this.#store = store;
+    this.#arrivals = arrivals;
+    this.#log = log;
+    this.#events = events;
+  }
+
+  /** The error of the write that stopped the intake, or undefined. */
+  get failure(): unknown {
+    return this.#failure;
+  }
+
+  /**
+   * Takes one frame. A wrong one is logged and counted, and counts as missing afterwards.
+   * @returns whether its bytes were right
+   */
+  take(plan: FramePlan, frame: number, bytes: Buffer): boolean {
+    if (plan.isDone(frame) || this.#failure !== undefined) return true;
+    const info = plan.frames[frame]!;
+    let parts: DecodedPart[];
+    try {
+      parts = decodeFrame(plan.header, info, bytes);
+    } catch (error) {
+      if (!(error instanceof FirstlightError)) throw error;
+      this.#wrongFrame(plan, frame, error);
+      return false;
+    }
+    plan.busy(frame, 1);
+    this.#inFlight += info.rawBytes;
+    const write = this.#write(plan, frame, parts).finally(() => {
+      plan.busy(frame, -1);
+      this.#inFlight -= info.rawBytes;
+      this.#writes.delete(write);
+      this.#wake();
+      this.#events.changed();
+    });
+    this.#writes.add(write);
+    return true;
+  }
+
+  async #write(plan: FramePlan, frame: number, parts: DecodedPart[]): Promise<void> {
+    try {
+      await this.#store.guard(() => this.#arrivals.store(parts));
+    } catch (error) {
+      if (error instanceof WrongContentError) return this.#wrongContent(plan, error);
+      this.#unwritten ??= parts;
+      if (this.#failure !== undefined) return;
+      this.#failure = error;
+      this.#log.error(
+        { err: error, frame },
+        'the store cannot be written: reads of what is missing fail until there is room again',
+      );
+      this.#events.storeFailed(error);
+    }
+  }
+
+  #wrongFrame(plan: FramePlan, frame: number, error: FirstlightError): void {
+    const key = `${plan.etag} ${frame}`;
+    const times = (this.#wrong.get(key) ?? 0) + 1;
+    this.#wrong.set(key, times);
+    this.#log.warn({ err: error, frame, times }, 'a frame came wrong and is asked for again');
+    if (times < WRONG_MAX) return;
+    plan.giveUp(frame);
+    this.#events.gaveUp(plan, frame, error);
+  }
+
+  /** Every frame of the content is in doubt: the digests of one of them are false. */
+  #wrongContent(plan: FramePlan, error: WrongContentError): void {
+    const parts = plan.header.toc.partCount(error.content);
+    for (const frame of plan.framesOf(error.content, 0, parts - 1)) {
+      this.#wrongFrame(plan, frame, error);
+    }
+  }
+
+  /** Resolves when another frame may be taken. @throws the error that stopped the intake */
+  async room(): Promise<void> {
+    while (this.#inFlight >= IN_FLIGHT_BYTES && this.#failure === undefined) {
+      await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+    }
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  #wake(): void {
+    const waiters = this.#roomWaiters;
+    this.#roomWaiters = [];
+    for (const waiter of waiters) waiter();
+  }
+
+  /**
+   * Tries the write that failed again, and what was left unfinished.
+   * @throws its error where it fails again: the intake stays stopped
+   */
+  async retry(): Promise<void> {
+    await this.idle();
+    const parts = this.#unwritten;
+    try {
+      if (parts !== undefined) await this.#store.guard(() => this.#arrivals.store(parts));
+      await this.#store.guard(() => this.#arrivals.finishRest());
+    } catch (error) {
+      this.#failure = error;
+      throw error;
+    }
+    this.#unwritten = undefined;
+    this.#failure = undefined;
+  }
+
+  /** Resolves when no write is under way. */
+  async idle(): Promise<void> {
+    while (this.#writes.size > 0) await Promise.allSettled(this.#writes);
+  }
+}

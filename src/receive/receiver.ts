@@ -1,0 +1,316 @@
+// Opens images: from the store where they are there, from a delta server where not, and resolves as
+// soon as the tree can be used. What does not live here: the transfer itself (transfer.ts).
+//
+// Opens of one image share one transfer and one template (SharedImage); a Receiver is one user's
+// handle on them.
+import type { Toc } from '../delta/toc.ts';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import type { Logger } from '../log/log.ts';
+import type { LayerStore } from '../store/layer-store.ts';
+import { isDigest } from '../store/layout.ts';
+import type { NativeTemplateFactory, Template } from '../tree/template.ts';
+import type { BackoffBounds } from './backoff.ts';
+import { DEFAULT_TIMEOUTS, type DeltaAnswer, DeltaClient, type Timeouts } from './delta-client.ts';
+import { findInBases, readHeader } from './header.ts';
+import type { Progress } from './progress.ts';
+import { type OpenContext, SharedImage } from './shared-image.ts';
+import { completeImages } from './transfer.ts';
+
+/** What is to be opened, and how. */
+export interface ReceiverOptions {
+  /** URL of the delta server; undefined: only what the store has. */
+  server: string | undefined;
+  /** NAME:TAG or `sha256:...`. */
+  ref: string;
+  /** os/arch[/variant]. */
+  platform: string;
+  /** Names or digests of images in the store to take contents from; undefined: every complete one. */
+  bases?: string[] | undefined;
+  log: Logger;
+  signal?: AbortSignal | undefined;
+  timeouts?: Timeouts | undefined;
+  backoff?: BackoffBounds | undefined;
+  /** Makes the native part of the template; the real one unless a test watches. */
+  makeTemplate?: NativeTemplateFactory | undefined;
+}
+
+/** How long a server may take to say what a name means when the store could do without it, in ms. */
+const NAME_CHECK_MS = 3000;
+
+/** What this process shares between opens of one store. */
+class Shared {
+  readonly images = new Map<string, Promise<SharedImage>>();
+  /** Openings by reference that are under way. */
+  readonly openings = new Map<string, Promise<SharedImage>>();
+  readonly clients = new Map<string, DeltaClient>();
+
+  client(server: string, timeouts: Timeouts): DeltaClient {
+    const key = `${server} ${JSON.stringify(timeouts)}`;
+    let client = this.clients.get(key);
+    if (client === undefined) {
+      client = new DeltaClient(server, timeouts);
+      this.clients.set(key, client);
+    }
+    return client;
+  }
+}
+
+const SHARED = new WeakMap<LayerStore, Shared>();
+
+function sharedOf(store: LayerStore): Shared {
+  let shared = SHARED.get(store);
+  if (shared === undefined) {
+    const made = new Shared();
+    shared = made;
+    SHARED.set(store, made);
+    store.onClose(async () => {
+      for (const client of made.clients.values()) await client.close();
+    });
+  }
+  return shared;
+}
+
+/** One user's handle on an open image. */
+export class Receiver {
+  readonly #shared: SharedImage;
+  #closing: Promise<void> | undefined;
+
+  private constructor(shared: SharedImage) {
+    this.#shared = shared;
+  }
+
+  /**
+   * Opens an image; resolves when its tree is usable: header in, or image already in the store.
+   * @throws FirstlightError 'not-found', 'platform', 'unreachable', 'timeout', 'unauthorized',
+   * 'corrupt', 'no-space' and others, each with what to do
+   */
+  static async open(store: LayerStore, options: ReceiverOptions): Promise<Receiver> {
+    const shared = sharedOf(store);
+    const key = [options.server, options.ref, options.platform, ...(options.bases ?? ['*'])].join(
+      ' ',
+    );
+    for (;;) {
+      let opening = shared.openings.get(key);
+      if (opening === undefined) {
+        opening = new Opening(store, shared, options).run();
+        shared.openings.set(key, opening);
+        const forget = () => shared.openings.delete(key);
+        opening.then(forget, forget);
+      }
+      const image = await opening;
+      // Its last user may have closed it between the two lines.
+      if (image.closed !== undefined) continue;
+      image.retain();
+      return new Receiver(image);
+    }
+  }
+
+  /** Manifest digest. */
+  get digest(): string {
+    return this.#shared.image.digest;
+  }
+  get manifest(): Buffer {
+    return this.#shared.manifest;
+  }
+  get config(): Buffer {
+    return this.#shared.config;
+  }
+  get toc(): Toc {
+    return this.#shared.template.toc;
+  }
+  /** Valid until `close`; a mount retains it for itself. */
+  get template(): Template {
+    return this.#shared.template;
+  }
+
+  /** Resolves when all has arrived and is durable. */
+  get complete(): Promise<void> {
+    return this.#shared.transfer?.complete ?? Promise.resolve();
+  }
+
+  /** A copy of the present state. */
+  progress(): Progress {
+    return { ...this.#shared.progress };
+  }
+
+  /** A reader waits for parts of a content (numbers within it). Never throws, never blocks. */
+  wanted(content: number, firstPart: number, lastPart: number): void {
+    this.#shared.transfer?.wanted(content, firstPart, lastPart);
+  }
+
+  /** Gives the handle back. The last one of an image stops its transfer; what arrived stays. */
+  close(): Promise<void> {
+    this.#closing ??= this.#shared.release();
+    return this.#closing;
+  }
+}
+
+/** One opening of a reference. */
+class Opening {
+  readonly #store: LayerStore;
+  readonly #shared: Shared;
+  readonly #options: ReceiverOptions;
+  readonly #context: OpenContext;
+
+  constructor(store: LayerStore, shared: Shared, options: ReceiverOptions) {
+    this.#store = store;
+    this.#shared = shared;
+    this.#options = options;
+    const { server, log, makeTemplate, backoff } = options;
+    const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
+    const client = server === undefined ? undefined : shared.client(server, timeouts);
+    this.#context = { store, log, client, requestedAt: Date.now(), makeTemplate, backoff };
+  }
+
+  async run(): Promise<SharedImage> {
+    const { ref, platform } = this.#options;
+    const known = this.#store.findImage(ref, platform);
+    if (known !== undefined && (isDigest(ref) || (await this.#stillMeans(known.digest)))) {
+      return this.#stored(known.digest);
+    }
+    const { client } = this.#context;
+    if (client === undefined) {
+      throw new FirstlightError('not-found', `the store has no image ${ref}`, {
+        hint: 'name a server that has it with --server',
+      });
+    }
+    return this.#fetch(client, this.#bases());
+  }
+
+  /** Asks the server whether the name still means this image; if it cannot say, the store's word counts. */
+  async #stillMeans(digest: string): Promise<boolean> {
+    const { ref, platform, signal, log } = this.#options;
+    const { client } = this.#context;
+    if (client === undefined) return true;
+    try {
+      const request = { image: ref, platform, bases: [digest] };
+      return (await client.digestOf(request, NAME_CHECK_MS, signal)) === digest;
+    } catch (error) {
+      const failure = toFirstlightError(error);
+      log.warn({ err: failure, ref, digest }, 'the server was not asked what the name means now');
+      return true;
+    }
+  }
+
+  /** The open image of a digest, opened from the store where it is not open yet. */
+  async #stored(digest: string): Promise<SharedImage> {
+    return this.#once(digest, async () => {
+      const image = this.#store.findImage(digest);
+      if (image === undefined) throw new FirstlightError('not-found', `the store has no ${digest}`);
+      const { server } = image.state;
+      // An image that still arrives goes on from the server it came from where none is named.
+      const client =
+        this.#context.client ??
+        (image.complete ? undefined : this.#shared.client(server, DEFAULT_TIMEOUTS));
+      return SharedImage.stored({ ...this.#context, client }, image);
+    });
+  }
+
+  /** Runs `open` for a digest unless it is open or being opened. */
+  async #once(digest: string, open: () => Promise<SharedImage>): Promise<SharedImage> {
+    const { images } = this.#shared;
+    for (;;) {
+      const present = images.get(digest);
+      if (present === undefined) break;
+      // An opening that failed has told its own caller; this one tries for itself.
+      const image = await present.catch(() => undefined);
+      if (image !== undefined && image.closed === undefined) return image;
+      // What is being closed must be quiet before the same files are opened again.
+      await image?.closed;
+      if (images.get(digest) === present) images.delete(digest);
+    }
+    const opening = open();
+    images.set(digest, opening);
+    return opening;
+  }
+
+  #bases(): string[] {
+    const { bases } = this.#options;
+    if (bases === undefined) return completeImages(this.#store);
+    return bases.map((base) => {
+      const image = this.#store.findImage(base);
+      if (image !== undefined) return image.digest;
+      throw new FirstlightError('not-found', `the store has no image ${base} to update from`, {
+        hint: '"firstlight ls" lists what it has',
+      });
+    });
+  }
+
+  /** Asks for the bundle; without those bases that turn out to lack something. */
+  async #fetch(client: DeltaClient, offered: string[]): Promise<SharedImage> {
+    const { signal } = this.#options;
+    let bases = offered;
+    for (;;) {
+      const abort = new AbortController();
+      // The caller's signal ends the opening, not the transfer that others may share by then.
+      const forward = () => abort.abort(signal?.reason);
+      signal?.addEventListener('abort', forward, { once: true });
+      signal?.throwIfAborted();
+      try {
+        const answer = await this.#ask(client, bases, abort);
+        const lacking = await this.#take(client, answer, abort);
+        if (!Array.isArray(lacking)) return lacking;
+        this.#options.log.warn(
+          { bases: lacking },
+          'images of the store lack contents; not used as bases',
+        );
+        bases = bases.filter((base) => !lacking.includes(base));
+        if (lacking.every((base) => !offered.includes(base))) bases = [];
+        abort.abort();
+      } catch (error) {
+        abort.abort();
+        throw error;
+      } finally {
+        signal?.removeEventListener('abort', forward);
+      }
+    }
+  }
+
+  #ask(client: DeltaClient, bases: string[], abort: AbortController): Promise<DeltaAnswer> {
+    const { ref, platform } = this.#options;
+    return client.delta({ image: ref, platform, bases }, abort.signal);
+  }
+
+  /** Opens what an answer brings, or names the bases that lack something. */
+  async #take(
+    client: DeltaClient,
+    answer: DeltaAnswer,
+    abort: AbortController,
+  ): Promise<SharedImage | string[]> {
+    const { ref, platform } = this.#options;
+    const name = isDigest(ref) ? '' : ref;
+    if (
+      this.#store.findImage(answer.digest) !== undefined ||
+      this.#shared.images.has(answer.digest)
+    ) {
+      abort.abort();
+      return this.#named(await this.#stored(answer.digest), name);
+    }
+    const received = await readHeader(answer.body);
+    if (received.header.imageDigest !== answer.digest) {
+      throw new FirstlightError(
+        'corrupt',
+        `${client.server} announced ${answer.digest} and sent another image`,
+      );
+    }
+    const context = { ...this.#context, client };
+    return this.#store.guard(async () => {
+      const bases = await findInBases(this.#store, received.header);
+      if (bases.lacking.length > 0) return bases.lacking;
+      let mine = false;
+      const image = await this.#once(answer.digest, () => {
+        mine = true;
+        return SharedImage.fresh(context, answer, received, bases, { name, platform }, abort);
+      });
+      if (mine) return image;
+      // Another name of the same image was faster: its transfer serves both.
+      abort.abort();
+      return this.#named(image, name);
+    });
+  }
+
+  #named(image: SharedImage, name: string): SharedImage {
+    if (name !== '') this.#store.setName(name, this.#options.platform, image.image.digest);
+    return image;
+  }
+}

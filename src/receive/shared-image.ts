@@ -1,0 +1,211 @@
+// One image that is open in this process: its template, its transfer where it is not complete, and
+// how many use it. What does not live here: which image a reference means (receiver.ts).
+import { PREAMBLE_BYTES } from '../delta/bundle.ts';
+import { parsePreamble } from '../delta/bundle-decode.ts';
+import { API } from '../delta/protocol.ts';
+import type { Toc } from '../delta/toc.ts';
+import { checkToc } from '../delta/toc-check.ts';
+import { FirstlightError } from '../errors/errors.ts';
+import type { Logger } from '../log/log.ts';
+import type { StoredImage } from '../store/image.ts';
+import type { LayerStore } from '../store/layer-store.ts';
+import { type NativeTemplateFactory, Template } from '../tree/template.ts';
+import { Arrivals } from './arrivals.ts';
+import type { BackoffBounds } from './backoff.ts';
+import type { DeltaAnswer, DeltaClient } from './delta-client.ts';
+import { decodeStored, type FromBases, type ReceivedHeader } from './header.ts';
+import { newProgress, type Progress } from './progress.ts';
+import { Transfer } from './transfer.ts';
+
+/** What opening needs besides the image. */
+export interface OpenContext {
+  store: LayerStore;
+  log: Logger;
+  /** Undefined where no server is known: only what is complete can be opened then. */
+  client: DeltaClient | undefined;
+  requestedAt: number;
+  makeTemplate?: NativeTemplateFactory | undefined;
+  backoff?: BackoffBounds | undefined;
+}
+
+/** An open image. The last `close` stops what runs. */
+export class SharedImage {
+  readonly image: StoredImage;
+  readonly template: Template;
+  readonly manifest: Buffer;
+  readonly config: Buffer;
+  readonly progress: Progress;
+  readonly transfer: Transfer | undefined;
+  readonly #unuse: () => void;
+  #users = 0;
+  #closed: Promise<void> | undefined;
+
+  private constructor(
+    context: OpenContext,
+    image: StoredImage,
+    template: Template,
+    files: { manifest: Buffer; config: Buffer },
+    progress: Progress,
+    transfer: Transfer | undefined,
+  ) {
+    this.image = image;
+    this.template = template;
+    this.manifest = files.manifest;
+    this.config = files.config;
+    this.progress = progress;
+    this.transfer = transfer;
+    this.#unuse = context.store.use(image.digest);
+  }
+
+  /** Opens an image of the store. */
+  static async stored(context: OpenContext, image: StoredImage): Promise<SharedImage> {
+    return image.complete ? openComplete(context, image) : openIncomplete(context, image);
+  }
+
+  /**
+   * Takes in a new image whose header has just come, and goes on with the rest of the answer.
+   * Call it under the store's guard, in which `bases` were found.
+   */
+  static async fresh(
+    context: OpenContext & { client: DeltaClient },
+    answer: DeltaAnswer,
+    received: ReceivedHeader,
+    bases: FromBases,
+    labels: { name: string; platform: string },
+    abort: AbortController,
+  ): Promise<SharedImage> {
+    const { store, client } = context;
+    const { header, raw } = received;
+    const digests = Buffer.alloc(header.toc.contents * 32);
+    for (const { content, digest } of bases.found) digest.copy(digests, content * 32);
+    const { bundlePath, etag } = answer;
+    const image = await store.registerImage({
+      digest: header.imageDigest,
+      manifest: header.manifest,
+      config: header.config,
+      toc: header.toc.bytes,
+      contents: header.toc.contents,
+      parts: header.toc.parts,
+      digests,
+      frames: raw,
+      state: { version: 1, ...labels, server: client.server, bundlePath, etag, complete: false },
+    });
+    const progress = newProgress(context.requestedAt);
+    progress.headerAt = Date.now();
+    progress.headerBytes = raw.length;
+    const stream = { body: answer.body, frame: 0, end: header.frames.length };
+    return withTransfer(context, image, header.toc, progress, abort, (transfer) =>
+      transfer.start(header, { bundlePath, etag }, stream),
+    );
+  }
+
+  static make(
+    context: OpenContext,
+    image: StoredImage,
+    template: Template,
+    files: { manifest: Buffer; config: Buffer },
+    progress: Progress,
+    transfer: Transfer | undefined,
+  ): SharedImage {
+    return new SharedImage(context, image, template, files, progress, transfer);
+  }
+
+  /** One more user. */
+  retain(): void {
+    this.#users++;
+  }
+
+  /** One user less; after the last, everything is stopped when it resolves. */
+  async release(): Promise<void> {
+    if (--this.#users > 0) return;
+    this.#closed ??= this.#close();
+    await this.#closed;
+  }
+
+  /** Set from the moment in which the last user goes; resolves when everything is stopped. */
+  get closed(): Promise<void> | undefined {
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.transfer?.stop();
+    } finally {
+      this.template.release();
+      this.#unuse();
+    }
+  }
+}
+
+async function openComplete(context: OpenContext, image: StoredImage): Promise<SharedImage> {
+  const [bytes, manifest, config] = await Promise.all([
+    image.read('toc'),
+    image.read('manifest.json'),
+    image.read('config.json'),
+  ]);
+  const template = Template.open(context.store, image, checkToc(bytes), context.makeTemplate);
+  const all = Uint32Array.from({ length: template.toc.contents }, (_, content) => content);
+  template.native.markReady(all);
+  const progress = newProgress(context.requestedAt);
+  progress.state = 'complete';
+  progress.headerAt = Date.now();
+  return SharedImage.make(context, image, template, { manifest, config }, progress, undefined);
+}
+
+async function openIncomplete(context: OpenContext, image: StoredImage): Promise<SharedImage> {
+  if (context.client === undefined) {
+    throw new FirstlightError('unreachable', `${image.digest} has not arrived completely`, {
+      hint: 'name its server with --server',
+    });
+  }
+  const raw = await image.read('frames');
+  const progress = newProgress(context.requestedAt);
+  const header = decodeStored(raw);
+  progress.headerAt = Date.now();
+  const { digest: id } = parsePreamble(raw.subarray(0, PREAMBLE_BYTES));
+  // After a crash between the two files the state may name another bundle than these frames.
+  const { bundlePath, etag } = image.state;
+  const from =
+    etag === `"${id}"`
+      ? { bundlePath, etag }
+      : { bundlePath: `${API.bundles}/${id}`, etag: `"${id}"` };
+  return withTransfer(context, image, header.toc, progress, new AbortController(), (transfer) =>
+    transfer.start(header, from),
+  );
+}
+
+async function withTransfer(
+  context: OpenContext,
+  image: StoredImage,
+  toc: Toc,
+  progress: Progress,
+  abort: AbortController,
+  start: (transfer: Transfer) => void,
+): Promise<SharedImage> {
+  const { store, log, client } = context;
+  if (client === undefined) throw new FirstlightError('internal', 'a transfer needs a server');
+  const template = Template.open(store, image, toc, context.makeTemplate);
+  try {
+    const [manifest, config] = await Promise.all([
+      image.read('manifest.json'),
+      image.read('config.json'),
+    ]);
+    const arrivals = await Arrivals.open(store, image, template);
+    const transfer = new Transfer({
+      store,
+      image,
+      template,
+      arrivals,
+      client,
+      log: log.child({ image: image.digest.slice(0, 19) }),
+      progress,
+      abort,
+      ...(context.backoff === undefined ? {} : { backoff: context.backoff }),
+    });
+    start(transfer);
+    return SharedImage.make(context, image, template, { manifest, config }, progress, transfer);
+  } catch (error) {
+    template.release();
+    throw error;
+  }
+}

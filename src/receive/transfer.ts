@@ -1,0 +1,468 @@
+// The transfer of one image: a stream of frames from the first missing one on, frames out of order
+// for readers that wait, retries, and the end. Several mounts share it. What does not live here:
+// opening (receiver.ts), HTTP (delta-client.ts), decoding and storing (intake.ts, arrivals.ts).
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { BundleHeader } from '../delta/bundle.ts';
+import { FirstlightError, toErrno, toFirstlightError } from '../errors/errors.ts';
+import type { Logger } from '../log/log.ts';
+import type { StoredImage } from '../store/image.ts';
+import type { LayerStore } from '../store/layer-store.ts';
+import type { Template } from '../tree/template.ts';
+import type { Arrivals } from './arrivals.ts';
+import { type BackoffBounds, backoffMs, DEFAULT_BACKOFF } from './backoff.ts';
+import type { BodyReader } from './body-reader.ts';
+import type { DeltaClient } from './delta-client.ts';
+import { FramePlan } from './frame-plan.ts';
+import { findInBases, readHeader } from './header.ts';
+import { Intake } from './intake.ts';
+import { OutOfOrder } from './out-of-order.ts';
+import type { Progress } from './progress.ts';
+import { RateMeter } from './rate-meter.ts';
+
+/** A stream of consecutive frames: the next one, and the one after its last. */
+export interface FrameStream {
+  body: BodyReader;
+  frame: number;
+  end: number;
+}
+
+/** What a transfer is made of. */
+export interface TransferParts {
+  store: LayerStore;
+  image: StoredImage;
+  template: Template;
+  arrivals: Arrivals;
+  client: DeltaClient;
+  log: Logger;
+  progress: Progress;
+  /** Aborted when the transfer is to stop; requests made before it began hang on it too. */
+  abort: AbortController;
+  backoff?: BackoffBounds;
+}
+
+/** While nothing has been measured, the stream is trusted to bring what is at most this far ahead. */
+const NEAR_BYTES = 1 << 20;
+/** Frames that are here already are streamed over, up to this many bytes, rather than asked around. */
+const GAP_BYTES = 1 << 20;
+/** How often it is asked again whether the stream still brings a waited-for frame soon. */
+const RECHECK_MS = 250;
+
+/** One image on its way. Starts by `start`, ends by itself or by `stop`. */
+export class Transfer {
+  readonly #parts: TransferParts;
+  readonly #intake: Intake;
+  readonly #fetcher: OutOfOrder;
+  readonly #rate = new RateMeter();
+  readonly #signal: AbortSignal;
+  readonly progress: Progress;
+  readonly #complete = Promise.withResolvers<void>();
+  #plan: FramePlan | undefined;
+  #stream: FrameStream | undefined;
+  #running: Promise<void> = Promise.resolve();
+  /** Asked for without bases, because a base lacked what it should have had. */
+  #withoutBases = false;
+  /** Wants that came while there was no plan. */
+  #early: [number, number, number][] = [];
+  /** Waited-for parts that the stream should bring soon. */
+  readonly #near = new Map<string, [number, number, number]>();
+  #recheck: NodeJS.Timeout | undefined;
+  #wakeUp: (() => void) | undefined;
+  #moved = 0;
+
+  constructor(parts: TransferParts) {
+    this.#parts = parts;
+    this.#signal = parts.abort.signal;
+    this.progress = parts.progress;
+    const { store, arrivals, log, client } = parts;
+    this.#intake = new Intake(store, arrivals, log, {
+      changed: () => this.#changed(),
+      storeFailed: (error) => this.#storeFailed(error),
+      gaveUp: (plan, frame, error) => this.#gaveUp(plan, frame, error),
+    });
+    this.#fetcher = new OutOfOrder(
+      {
+        client,
+        intake: this.#intake,
+        plan: () => this.#plan,
+        bundleGone: (plan) => this.#bundleGone(plan),
+        received: (bytes) => this.#received(bytes),
+        requested: () => this.progress.outOfOrder++,
+        failed: (error) => this.#attemptFailed(error),
+      },
+      log,
+      this.#signal,
+    );
+    // Whoever waits for the end gets the error; that nobody does is no error.
+    this.#complete.promise.catch(() => undefined);
+  }
+
+  /** Resolves when every content is durable; rejects when some cannot be had, or by `stop`. */
+  get complete(): Promise<void> {
+    return this.#complete.promise;
+  }
+
+  /**
+   * Begins.
+   * @param header  what is to be fetched, or undefined to ask the server first
+   * @param stream  the rest of the answer that brought the header
+   */
+  start(
+    header: BundleHeader | undefined,
+    from: { bundlePath: string; etag: string },
+    stream?: FrameStream,
+  ): void {
+    if (header !== undefined) {
+      this.#setPlan(header, from);
+      // A base has lost since what it gave: only a bundle that leaves nothing out helps.
+      if (!this.#covered()) {
+        this.#plan = undefined;
+        this.#withoutBases = true;
+      }
+    }
+    this.#running = this.#run(stream);
+  }
+
+  /** Ends the transfer where it stands; what has arrived stays in the store. */
+  async stop(): Promise<void> {
+    this.#parts.abort.abort();
+    this.#changed();
+    clearInterval(this.#recheck);
+    await this.#running;
+    await this.#intake.idle();
+    await this.#parts.arrivals.close();
+    this.#complete.reject(new FirstlightError('unreachable', 'the transfer was stopped'));
+  }
+
+  /** Parts `firstPart` to `lastPart` (within the content) are waited for by a reader. */
+  wanted(content: number, firstPart: number, lastPart: number): void {
+    if (this.#plan === undefined) {
+      this.#early.push([content, firstPart, lastPart]);
+      return;
+    }
+    this.#want(this.#plan, [content, firstPart, lastPart]);
+  }
+
+  #want(plan: FramePlan, want: [number, number, number]): void {
+    const missing = plan.framesOf(...want).filter((frame) => plan.isMissing(frame));
+    const far = missing.filter((frame) => !this.#isNear(plan, frame));
+    if (far.length < missing.length) {
+      this.#near.set(`${want[0]} ${want[1]}`, want);
+      this.#recheck ??= setInterval(() => this.#checkNear(), RECHECK_MS);
+      this.#recheck.unref();
+    }
+    if (far.length > 0) this.#fetcher.want(plan, want[0], far);
+  }
+
+  /** True where the stream brings the frame about as soon as a request of its own would. */
+  #isNear(plan: FramePlan, frame: number): boolean {
+    const stream = this.#stream;
+    if (stream === undefined || frame < stream.frame || frame >= stream.end) return false;
+    const target = plan.frames[frame]!;
+    const ahead = target.offset - plan.frames[stream.frame]!.offset;
+    const { bytesPerMs } = this.#rate;
+    const { roundTripMs } = this.#parts.client;
+    if (bytesPerMs === undefined || roundTripMs === undefined) return ahead <= NEAR_BYTES;
+    // Both have to bring the frame itself; what differs is what comes before it.
+    return ahead / bytesPerMs <= roundTripMs;
+  }
+
+  /** The stream may have slowed down since it was trusted with a frame. */
+  #checkNear(): void {
+    const plan = this.#plan;
+    const wants = [...this.#near.values()];
+    this.#near.clear();
+    if (plan !== undefined) for (const want of wants) this.#want(plan, want);
+    if (this.#near.size > 0) return;
+    clearInterval(this.#recheck);
+    this.#recheck = undefined;
+  }
+
+  #setPlan(header: BundleHeader, from: { bundlePath: string; etag: string }): void {
+    const { arrivals, template } = this.#parts;
+    // The same table stands in memory once, however many headers come.
+    const plan = new FramePlan({ ...header, toc: template.toc }, from, (part) =>
+      arrivals.hasPart(part),
+    );
+    this.#plan = plan;
+    arrivals.listener = {
+      partArrived: (part) => plan.partArrived(part),
+      partLost: (part) => plan.partLost(part),
+    };
+    this.#count();
+    this.#fetcher.reset();
+    const early = this.#early;
+    this.#early = [];
+    for (const want of early) this.#want(plan, want);
+  }
+
+  #count(): void {
+    const plan = this.#plan;
+    if (plan === undefined) return;
+    const { progress } = this;
+    progress.frames = plan.frames.length;
+    progress.framesDone = plan.framesDone;
+    progress.bytes = plan.header.preamble.bodyBytes;
+    progress.bytesDone = plan.bytesDone;
+    progress.rawBytes = plan.rawBytes;
+    progress.rawBytesDone = plan.rawBytesDone;
+  }
+
+  #received(bytes: number): void {
+    const now = Date.now();
+    this.progress.receivedBytes += bytes;
+    if (this.progress.firstFrameAt === 0) this.progress.firstFrameAt = now;
+    this.#moved++;
+  }
+
+  #changed(): void {
+    const before = this.progress.framesDone;
+    this.#count();
+    if (this.progress.framesDone > before) this.progress.lastFrameAt = Date.now();
+    this.#wakeUp?.();
+    this.#wakeUp = undefined;
+  }
+
+  #attemptFailed(error: FirstlightError): void {
+    this.progress.retries++;
+    this.progress.error = error.line;
+    this.#changed();
+  }
+
+  /** Waiting readers get the errno at once, and so does every later read of what is missing. */
+  #storeFailed(error: unknown): void {
+    const { arrivals, template } = this.#parts;
+    template.native.markFailed(Uint32Array.from(arrivals.missing()), toErrno(error));
+  }
+
+  #gaveUp(plan: FramePlan, frame: number, error: FirstlightError): void {
+    const { arrivals, template, log } = this.#parts;
+    const contents = new Set(
+      [...plan.partsOf(frame)].map((part) => template.toc.contentOfPart(part)),
+    );
+    const missing = [...contents].filter((content) => !arrivals.isReady(content));
+    template.native.markFailed(Uint32Array.from(missing), toErrno(error));
+    log.error({ err: error, frame, contents: missing.length }, 'a frame came wrong too often');
+    this.#changed();
+  }
+
+  #bundleGone(plan: FramePlan): void {
+    if (this.#plan !== plan) return;
+    this.#parts.log.info('the server no longer has the bundle; asking for a new one');
+    this.#plan = undefined;
+    this.#stream?.body.destroy();
+    this.#changed();
+  }
+
+  async #run(first: FrameStream | undefined): Promise<void> {
+    let stream = first;
+    let failures = 0;
+    while (!this.#signal.aborted) {
+      const moved = this.#moved;
+      try {
+        if (this.#intake.failure !== undefined) await this.#retryStore();
+        stream ??= await this.#nextStream();
+        if (stream !== undefined) {
+          await this.#pump(stream);
+        } else if (this.#plan?.settled === true) {
+          return await this.#finish(this.#plan);
+        }
+        stream = undefined;
+        failures = 0;
+      } catch (error) {
+        stream = undefined;
+        if (this.#signal.aborted) return;
+        failures = this.#moved > moved ? 1 : failures + 1;
+        await this.#backOff(error, failures);
+      }
+    }
+  }
+
+  async #backOff(error: unknown, failures: number): Promise<void> {
+    const { log, backoff } = this.#parts;
+    const failure = toFirstlightError(error);
+    const ms = backoffMs(failures, backoff ?? DEFAULT_BACKOFF);
+    // A store that cannot be written has had its line already.
+    if (error !== this.#intake.failure) {
+      log.warn({ err: failure, failures, waitMs: Math.round(ms) }, 'the transfer was interrupted');
+    }
+    this.progress.state = 'retrying';
+    this.#attemptFailed(failure);
+    // Stopping ends the wait early; the loop sees the signal.
+    await sleep(ms, undefined, { signal: this.#signal }).catch(() => undefined);
+  }
+
+  async #retryStore(): Promise<void> {
+    await this.#intake.retry();
+    const { arrivals, template, log } = this.#parts;
+    template.native.clearFailed(Uint32Array.from(arrivals.missing()));
+    log.info('the store can be written again');
+    this.#fetcher.resume();
+  }
+
+  /** The stream to read next, or undefined where nothing is missing that is not under way. */
+  async #nextStream(): Promise<FrameStream | undefined> {
+    if (this.#plan === undefined) {
+      const stream = await this.#replan();
+      if (stream !== undefined) return stream;
+    }
+    const plan = this.#plan;
+    if (plan === undefined) return undefined;
+    const frame = plan.nextMissing(0);
+    if (frame < 0) {
+      if (!plan.settled) await new Promise<void>((resolve) => (this.#wakeUp = resolve));
+      return undefined;
+    }
+    const end = plan.runEnd(frame, this.#gapBytes());
+    const last = plan.frames[end - 1]!;
+    const body = await this.#parts.client.range(
+      plan.bundlePath,
+      plan.etag,
+      plan.frames[frame]!.offset,
+      last.offset + last.bytes,
+      this.#signal,
+    );
+    if (body !== 'gone') return { body, frame, end };
+    this.#bundleGone(plan);
+    return undefined;
+  }
+
+  /** Bytes that cost less to receive in vain than a new request costs in time. */
+  #gapBytes(): number {
+    const { roundTripMs } = this.#parts.client;
+    return Math.max(GAP_BYTES, (this.#rate.bytesPerMs ?? 0) * (roundTripMs ?? 0) * 2);
+  }
+
+  /** Reads a stream to its end, or until going on costs more than asking anew. */
+  async #pump(stream: FrameStream): Promise<void> {
+    const plan = this.#plan;
+    if (plan === undefined) return stream.body.destroy();
+    this.#stream = stream;
+    this.progress.state = 'receiving';
+    let wrong = false;
+    try {
+      this.#rate.start();
+      while (stream.frame < stream.end) {
+        await this.#intake.room();
+        if (this.#plan !== plan || this.#leaveStream(plan, stream)) return stream.body.destroy();
+        const { bytes } = plan.frames[stream.frame]!;
+        if (plan.isMissing(stream.frame)) {
+          const data = await stream.body.take(bytes);
+          if (!this.#intake.take(plan, stream.frame, data)) wrong = true;
+        } else await stream.body.skip(bytes);
+        this.#received(bytes);
+        this.#rate.add(bytes);
+        stream.frame++;
+        // The bytes may have lain ready: let timers, answers and callbacks have their turn.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      await stream.body.end();
+    } catch (error) {
+      stream.body.destroy();
+      throw error;
+    } finally {
+      this.#stream = undefined;
+    }
+    if (wrong) throw new FirstlightError('corrupt', 'frames came wrong');
+    delete this.progress.error;
+  }
+
+  /** True where so much of what follows is here already that a new request is cheaper. */
+  #leaveStream(plan: FramePlan, stream: FrameStream): boolean {
+    if (plan.isMissing(stream.frame)) return false;
+    const next = plan.nextMissing(stream.frame);
+    const to = next < 0 || next >= stream.end ? stream.end : next;
+    const last = plan.frames[to - 1]!;
+    // Leaving breaks the connection off: the next one pays for its set-up and slow start.
+    return last.offset + last.bytes - plan.frames[stream.frame]!.offset > 4 * this.#gapBytes();
+  }
+
+  /** Asks for a bundle of the same image anew; only its missing frames will be fetched. */
+  async #replan(): Promise<FrameStream | undefined> {
+    const { store, image, client, arrivals, template } = this.#parts;
+    for (;;) {
+      const bases = this.#withoutBases
+        ? []
+        : completeImages(store).filter((b) => b !== image.digest);
+      const request = { image: image.digest, platform: image.state.platform, bases };
+      const answer = await client.delta(request, this.#signal);
+      try {
+        const { header, raw } = await readHeader(answer.body);
+        if (header.imageDigest !== image.digest || !header.toc.bytes.equals(template.toc.bytes)) {
+          throw new FirstlightError(
+            'corrupt',
+            `${client.server} describes ${image.digest} differently now`,
+            {
+              hint: 'unmount the image, remove it with "firstlight image rm" and mount it again',
+            },
+          );
+        }
+        await store.guard(async () => arrivals.adopt((await findInBases(store, header)).found));
+        const { bundlePath, etag } = answer;
+        await image.setBundle(raw, { server: client.server, bundlePath, etag });
+        this.#setPlan(header, { bundlePath, etag });
+      } catch (error) {
+        answer.body.destroy();
+        throw error;
+      }
+      if (this.#covered()) return this.#streamOf(answer.body);
+      answer.body.destroy();
+      this.#plan = undefined;
+      if (this.#withoutBases) {
+        throw new FirstlightError('corrupt', `the bundle of ${client.server} lacks contents`);
+      }
+      this.#withoutBases = true;
+    }
+  }
+
+  /** True where the plan brings everything that is missing. */
+  #covered(): boolean {
+    const plan = this.#plan;
+    const { arrivals, template } = this.#parts;
+    if (plan === undefined) return false;
+    return arrivals.incomplete().every((content) => plan.brings(template.toc.firstPart(content)));
+  }
+
+  /** The rest of a bundle as a stream, where its first missing frame is near enough. */
+  #streamOf(body: BodyReader): FrameStream | undefined {
+    const plan = this.#plan!;
+    const first = plan.nextMissing(0);
+    const near =
+      first >= 0 && plan.frames[first]!.offset - plan.frames[0]!.offset <= this.#gapBytes();
+    if (near) return { body, frame: 0, end: plan.frames.length };
+    body.destroy();
+    return undefined;
+  }
+
+  /** Everything has been received: makes it last, and says so. */
+  async #finish(plan: FramePlan): Promise<void> {
+    const { store, image, arrivals, log } = this.#parts;
+    await this.#intake.idle();
+    if (!arrivals.complete) {
+      this.progress.state = 'failed';
+      this.progress.error ??= 'some contents came wrong again and again';
+      this.#complete.reject(new FirstlightError('corrupt', this.progress.error));
+      return;
+    }
+    await store.contents.makeDurable();
+    await image.setState({ complete: true });
+    await store.removePartials(image.digest);
+    this.#count();
+    this.progress.state = 'complete';
+    delete this.progress.error;
+    log.info({ frames: plan.frames.length, bytes: this.progress.receivedBytes }, 'complete');
+    this.#complete.resolve();
+  }
+}
+
+/** Most images that are named to the server as bases. */
+const BASES_MAX = 64;
+
+/** Digests of the complete images, those used last first. */
+export function completeImages(store: LayerStore): string[] {
+  return store
+    .images()
+    .filter((image) => image.complete)
+    .sort((a, b) => b.lastUsedAt - a.lastUsedAt)
+    .slice(0, BASES_MAX)
+    .map((image) => image.digest);
+}

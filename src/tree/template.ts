@@ -1,0 +1,66 @@
+// The immutable tree of one image, shared by every mount of it: the flat TOC for TypeScript, and its
+// native twin that answers the kernel. What does not live here: entries (entry.ts), and the
+// transfer that makes contents ready (receive/).
+import type { Toc } from '../delta/toc.ts';
+import { FirstlightError } from '../errors/errors.ts';
+import { type NativeTemplate, native, type TemplateOptions } from '../native/index.ts';
+import type { StoredImage } from '../store/image.ts';
+import type { LayerStore } from '../store/layer-store.ts';
+import { partialPrefix } from '../store/layout.ts';
+import { TemplateEntry } from './entry.ts';
+
+/** Makes the native twin; tests give one that watches. */
+export type NativeTemplateFactory = (options: TemplateOptions) => NativeTemplate;
+
+/** A template with a count of its users; the last one closes the native twin. */
+export class Template {
+  /** Manifest digest of the image. */
+  readonly digest: string;
+  readonly toc: Toc;
+  readonly native: NativeTemplate;
+  #users = 1;
+
+  constructor(digest: string, toc: Toc, nativeTemplate: NativeTemplate) {
+    this.digest = digest;
+    this.toc = toc;
+    this.native = nativeTemplate;
+  }
+
+  /**
+   * The template of an image in the store. The caller holds its first use.
+   * @param toc  the image's TOC, checked
+   */
+  static open(
+    store: LayerStore,
+    image: StoredImage,
+    toc: Toc,
+    make: NativeTemplateFactory = (options) => new (native().Template)(options),
+  ): Template {
+    const twin = make({
+      tocPath: image.path('toc'),
+      digestsPath: image.path('contents'),
+      contentDir: store.layout.content,
+      incomingDir: store.layout.incoming,
+      partialPrefix: partialPrefix(image.digest),
+    });
+    return new Template(image.digest, toc, twin);
+  }
+
+  /** The root directory. */
+  get root(): TemplateEntry {
+    return new TemplateEntry(this.toc, 0);
+  }
+
+  /** One more user. */
+  retain(): this {
+    if (this.#users === 0) throw new FirstlightError('internal', 'the template is closed');
+    this.#users++;
+    return this;
+  }
+
+  /** One user less; the last closes the native twin, which no session may use then. */
+  release(): void {
+    if (this.#users === 0) throw new FirstlightError('internal', 'the template is closed already');
+    if (--this.#users === 0) this.native.close();
+  }
+}
