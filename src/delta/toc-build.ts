@@ -2,6 +2,7 @@
 import { FirstlightError } from '../errors/errors.ts';
 import { bytesOf, type Inode, S_IF, type TreeNode } from '../image/tree.ts';
 import { CONTENT, HEADER, NONE, partsOf, ROW, TOC_MAGIC, TOC_VERSION } from './toc-layout.ts';
+import { MTIME_MAX_SECONDS } from './toc-streams.ts';
 
 /** A TOC with what it needs beside it. */
 export interface BuiltToc {
@@ -106,6 +107,8 @@ export function buildToc(root: TreeNode): BuiltToc {
   let totalBytes = 0;
   for (const [row, { node }] of rows.entries()) {
     const inode = node.inode;
+    if (!(Math.abs(inode.mtimeSec) <= MTIME_MAX_SECONDS))
+      throw new FirstlightError('corrupt', `mtime of ${node.name} is out of range`);
     const group = inodes.get(inode);
     if (group !== undefined) group.links++;
     else inodes.set(inode, { row, links: 1 });
@@ -113,6 +116,8 @@ export function buildToc(root: TreeNode): BuiltToc {
     const digest = inode.digest;
     if (digest === undefined) throw new FirstlightError('internal', `no digest for ${node.name}`);
     const known = contents.get(digest);
+    if (known !== undefined && known.size !== inode.size)
+      throw new FirstlightError('corrupt', `two sizes for the content sha256:${digest}`);
     if (known === undefined) {
       contents.set(digest, {
         index: contents.size,
