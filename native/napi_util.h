@@ -177,6 +177,8 @@ class Job {
   virtual void run() = 0;
   /** On the JavaScript thread after a run without error: what the promise resolves with. */
   virtual napi_value result(napi_env env) { return undefined(env); }
+  /** On the JavaScript thread, after `run`, with or without error, before the promise settles. */
+  virtual void settle(napi_env) {}
   /** A value that must stay alive until the job has ended, such as the Uint8Array it reads. */
   napi_ref keep = nullptr;
 
@@ -204,6 +206,7 @@ inline void finish_job(napi_env env, napi_status, void* data) {
   napi_handle_scope scope;
   napi_open_handle_scope(env, &scope);
   if (job->keep != nullptr) napi_delete_reference(env, job->keep);
+  job->settle(env);
   if (job->error_ != 0) {
     napi_reject_deferred(
         env, job->deferred_,

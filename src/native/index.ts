@@ -109,6 +109,11 @@ export interface NativeSession {
   start(): Promise<SessionFeatures>;
   /** Unmounts; `detach` = lazily (MNT_DETACH). Rejects with code EBUSY where it is in use and not detached. */
   unmount(detach: boolean): Promise<void>;
+  /**
+   * Ends the session whatever the kernel says: detaches the mount and closes the device, so that
+   * whoever still uses it gets ENOTCONN. For a mount that was detached and does not come to its end.
+   */
+  abort(): Promise<void>;
   stats(): SessionStats;
 }
 

@@ -1,0 +1,65 @@
+// Open files that are read through us: those that were opened before their content was complete,
+// and all of them where there is no passthrough. Passthrough handles are not kept here.
+//
+// The rule that this file guards: a passthrough open may join handles that were opened with
+// FOPEN_DIRECT_IO only where none of them can get, or has, a shared mapping. The kernel refuses the
+// passthrough open while there is one (EIO), and refuses the mapping while passthrough is open
+// (ETXTBSY), and tells us of neither.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "unique_fd.h"
+
+namespace firstlight {
+
+struct Handle {
+  uint64_t fh = 0;
+  uint32_t row = 0;
+  uint32_t content = 0;
+  /** Thread that opened it. */
+  uint32_t tid = 0;
+  /** Opened with FOPEN_DIRECT_IO. */
+  bool direct = false;
+
+  // Under the table's lock.
+  /** Its opener has closed a descriptor of it: what still holds the handle is a mapping. */
+  bool flushed = false;
+  enum class Mapping : uint8_t { kUnknown, kPrivate, kShared } mapping = Mapping::kUnknown;
+
+  // Under `lock`.
+  std::mutex lock;
+  UniqueFd fd;
+  /** ContentTable::epoch when fd was opened. */
+  uint32_t epoch = 0;
+};
+
+class HandleTable {
+ public:
+  /** Adds a handle and names it (`fh`). */
+  void add(const std::shared_ptr<Handle>& handle);
+  /** nullptr where there is none of that name. */
+  std::shared_ptr<Handle> find(uint64_t fh);
+  void remove(uint64_t fh);
+  /** A FLUSH: the thread `tid` has closed a descriptor of the handle. */
+  void flushed(uint64_t fh, uint32_t tid);
+  /**
+   * True where a passthrough open of the inode cannot collide with a handle that is open on it. May
+   * read /proc/TID/maps of the openers; see the comment there about what that may wait for.
+   */
+  bool passthrough_may_join(uint32_t row);
+
+ private:
+  std::atomic<uint32_t> direct_{0};
+  std::mutex mutex_;
+  uint64_t next_ = 1;
+  std::unordered_map<uint64_t, std::shared_ptr<Handle>> handles_;
+  std::unordered_map<uint32_t, std::vector<std::shared_ptr<Handle>>> direct_by_row_;
+};
+
+}  // namespace firstlight

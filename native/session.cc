@@ -1,0 +1,274 @@
+// The threads of a session and what they share.
+#include "session.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "ops.h"
+#include "procfs.h"
+#include "transport_dev.h"
+
+namespace firstlight {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+// How often the signals of an interrupted caller are looked at: kill -9 must work within a second.
+constexpr milliseconds kInterruptPoll{100};
+// Requests are small here (max_write is the least the kernel takes); names and forgets fit well.
+constexpr size_t kRequestBytes = 16384;
+
+// Signals belong to the owner's threads, except the one that ends a blocking read.
+void block_signals() {
+  sigset_t all;
+  sigfillset(&all);
+  sigdelset(&all, wake_signal());
+  pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
+}  // namespace
+
+Scratch::Scratch() {
+  void* memory = mmap(nullptr, kMaxReply, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    // As operator new does without exceptions: there is no reply to be made without a buffer.
+    fputs("firstlight: no address space for a reply buffer\n", stderr);
+    ::abort();
+  }
+  bytes_ = static_cast<uint8_t*>(memory);
+}
+
+Scratch::~Scratch() { munmap(bytes_, kMaxReply); }
+
+Session::Session(std::shared_ptr<Template> tree, std::unique_ptr<Transport> transport,
+                 Features features, uint32_t wait_timeout_ms, SessionEvents* events)
+    : template_(std::move(tree)),
+      transport_(std::move(transport)),
+      features_(features),
+      wait_bound_(wait_timeout_ms),
+      events_(events),
+      backing_(*template_, *transport_) {
+  features_.threads = transport_->lanes();
+}
+
+Session::~Session() {
+  // run() was called: closed, and joined by now. Otherwise there is nothing to end.
+  join();
+}
+
+void Session::run() {
+  wake_signal();  // its handler stands before a thread can need it
+  for (uint32_t lane = 0; lane < transport_->lanes(); lane++) {
+    lanes_.emplace_back([this, lane] { lane_main(lane); });
+  }
+  // Last: it joins the lanes.
+  housekeeper_ = std::thread([this] { housekeeper_main(); });
+}
+
+void Session::lane_main(uint32_t lane) {
+  char name[16];
+  snprintf(name, sizeof name, "fl-lane-%u", lane % 1000);
+  pthread_setname_np(pthread_self(), name);
+  block_signals();
+  Scratch scratch;
+  alignas(8) uint8_t buffer[kRequestBytes];
+  ssize_t got;
+  while ((got = transport_->receive(lane, buffer, sizeof buffer)) > 0) {
+    dispatch(buffer, static_cast<size_t>(got), lane, scratch.get());
+  }
+  std::lock_guard lock(mutex_);
+  if (got < 0) {
+    if (error_.empty())
+      error_ = std::string("reading requests: ") + strerror(static_cast<int>(-got));
+    transport_->stop();
+  }
+  lanes_ended_.fetch_add(1);
+  wake_.notify_all();
+}
+
+void Session::dispatch(const uint8_t* bytes, size_t length, uint32_t lane, uint8_t* scratch) {
+  const auto* header = reinterpret_cast<const fuse_in_header*>(bytes);
+  // Without a header there is nobody to answer.
+  if (length < sizeof *header) return;
+  Request request = {header, bytes + sizeof *header, length - sizeof *header, lane};
+  const Operation* operation = find_operation(header->opcode);
+  int result = -ENOSYS;
+  if (header->len != length) {
+    result = -EINVAL;
+  } else if (operation != nullptr) {
+    result = request.body_bytes < operation->least
+                 ? -EINVAL
+                 : operation->handler(Context{*this, request, scratch});
+  }
+  if (result != kAnswered) reply(lane, header->unique, result, nullptr, 0);
+}
+
+int Session::reply(uint32_t lane, uint64_t unique, int error, const void* data, size_t bytes) {
+  fuse_out_header header = {static_cast<uint32_t>(sizeof header + bytes), error, unique};
+  iovec pieces[2] = {{&header, sizeof header}, {const_cast<void*>(data), bytes}};
+  // An error here means that the caller is gone (ENOENT) or the mount (ENODEV): who holds something
+  // for the reply lets it go, others have nothing to do.
+  return transport_->reply(lane, pieces, bytes == 0 ? 1 : 2);
+}
+
+void Session::gave_content() {
+  if (counters_.first_read_ms.load(std::memory_order_relaxed) != 0) return;
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  int64_t none = 0;
+  counters_.first_read_ms.compare_exchange_strong(
+      none, std::chrono::duration_cast<milliseconds>(now).count(), std::memory_order_relaxed);
+}
+
+ContentTable::Outcome Session::park(std::unique_ptr<Parked>& parked) {
+  uint32_t content = parked->content;
+  if (parked->whole) parked->last_part = toc().part_count(content) - 1;
+  parked->since = Clock::now();
+  parked->deadline =
+      wait_bound_.count() == 0 ? Clock::time_point::max() : parked->since + wait_bound_;
+  parked->owner = shared_from_this();
+  uint32_t first = parked->first_part;
+  uint32_t last = parked->last_part;
+  if (!parked->whole) template_->table().missing(*parked, &first, &last);
+  auto outcome = template_->table().park(parked);
+  if (outcome != ContentTable::Outcome::kParked) return outcome;
+  counters_.waits.fetch_add(1, std::memory_order_relaxed);
+  events_->wanted(content, first, last);
+  std::lock_guard lock(mutex_);
+  look_ = true;  // the housekeeper plans by the new deadline
+  wake_.notify_one();
+  return outcome;
+}
+
+void Session::interrupted(uint64_t unique) {
+  if (!template_->table().interrupt(this, unique)) return;
+  std::lock_guard lock(mutex_);
+  look_ = true;
+  wake_.notify_one();
+}
+
+void Session::resume(std::unique_ptr<Parked> parked) {
+  std::lock_guard lock(mutex_);
+  done_.push_back(std::move(parked));
+  wake_.notify_one();
+}
+
+void Session::housekeeper_main() {
+  pthread_setname_np(pthread_self(), "fl-housekeeper");
+  block_signals();
+  Scratch scratch;
+  Clock::time_point next = Clock::time_point::max();
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    auto due = [&] {
+      return look_ || !done_.empty() || lanes_ended_.load() == transport_->lanes();
+    };
+    if (next == Clock::time_point::max()) {
+      wake_.wait(lock, due);
+    } else {
+      wake_.wait_until(lock, next, due);
+    }
+    bool ended = lanes_ended_.load() == transport_->lanes();
+    bool look = std::exchange(look_, false);
+    ParkedList done = std::exchange(done_, {});
+    lock.unlock();
+    for (auto& parked : done) finish(std::move(parked), scratch.get());
+    if (ended) break;
+    if (look || Clock::now() >= next) next = sweep(scratch.get());
+    lock.lock();
+  }
+  end(scratch.get());
+}
+
+void Session::finish(std::unique_ptr<Parked> parked, uint8_t* scratch) {
+  auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - parked->since);
+  counters_.waited_us.fetch_add(static_cast<uint64_t>(waited.count()), std::memory_order_relaxed);
+  complete(*this, *parked, scratch);
+}
+
+// Ends waits that lasted too long or whose caller is being killed; returns when to look again.
+Clock::time_point Session::sweep(uint8_t* scratch) {
+  ContentTable& table = template_->table();
+  for (auto& parked : table.take_expired(this, Clock::now())) {
+    counters_.timeouts.fetch_add(1, std::memory_order_relaxed);
+    parked->error = EIO;
+    std::chrono::duration<double, std::milli> waited = Clock::now() - parked->since;
+    uint32_t content = parked->content;
+    finish(std::move(parked), scratch);
+    events_->timed_out(content, waited.count());
+  }
+  Clock::time_point next;
+  bool watching = false;
+  for (const auto& caller : table.interrupted(this, &next)) {
+    // A program that handles its signal goes on waiting: many do not retry an open. The kernel does
+    // not say it again when a second signal comes, so the caller is looked at until it is answered.
+    if (!fatal_signal_pending(caller.tid)) {
+      watching = true;
+      continue;
+    }
+    auto parked = table.take(this, caller.unique);
+    if (parked == nullptr) continue;  // completed meanwhile
+    counters_.interrupted.fetch_add(1, std::memory_order_relaxed);
+    parked->error = EINTR;
+    finish(std::move(parked), scratch);
+  }
+  return watching ? std::min(next, Clock::now() + kInterruptPoll) : next;
+}
+
+void Session::refuse_waits() {
+  for (auto& parked : template_->table().close(this)) {
+    parked->error = EIO;
+    resume(std::move(parked));
+  }
+}
+
+void Session::end(uint8_t* scratch) {
+  for (std::thread& lane : lanes_) lane.join();
+  refuse_waits();
+  ParkedList rest;
+  {
+    std::lock_guard lock(mutex_);
+    rest = std::exchange(done_, {});
+  }
+  for (auto& parked : rest) finish(std::move(parked), scratch);
+  std::string error;
+  {
+    std::lock_guard lock(mutex_);
+    error = error_;
+  }
+  events_->closed(error);
+  std::lock_guard lock(mutex_);
+  closed_ = true;
+  closed_signal_.notify_all();
+}
+
+void Session::abort() {
+  refuse_waits();
+  transport_->stop();
+  // A signal that arrives between a lane's look at the flag and its read(2) is lost: say it again.
+  while (!wait_closed(milliseconds(1))) {
+    std::lock_guard lock(mutex_);
+    if (lanes_ended_.load() == lanes_.size()) continue;
+    for (std::thread& lane : lanes_) {
+      if (lane.joinable()) pthread_kill(lane.native_handle(), wake_signal());
+    }
+  }
+}
+
+bool Session::wait_closed(milliseconds bound) {
+  std::unique_lock lock(mutex_);
+  return closed_signal_.wait_for(lock, bound, [&] { return closed_; });
+}
+
+void Session::join() {
+  if (housekeeper_.joinable()) housekeeper_.join();
+}
+
+}  // namespace firstlight

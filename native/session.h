@@ -1,0 +1,150 @@
+// One mount: threads that take requests from a transport and answer them from a template, and one
+// housekeeper that completes what has waited. No policy: it says what is wanted, and waits.
+//
+// Threads. Lane threads run the operations (ops_*.cc). The housekeeper completes parked requests,
+// ends those that waited too long or whose caller is being killed, and tidies up at the end. The
+// owner's thread (JavaScript) only starts, stops and reads counters. Events are delivered on the
+// lane threads and on the housekeeper; the receiver of events passes them on.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backing.h"
+#include "content_table.h"
+#include "handles.h"
+#include "negotiate.h"
+#include "request.h"
+#include "template.h"
+#include "transport.h"
+
+namespace firstlight {
+
+/** What a session tells its owner. Called on native threads; must not block. */
+class SessionEvents {
+ public:
+  virtual ~SessionEvents() = default;
+  virtual void wanted(uint32_t content, uint32_t first_part, uint32_t last_part) = 0;
+  virtual void timed_out(uint32_t content, double waited_ms) = 0;
+  /** The last event: every thread but the one that calls has ended. Empty: the kernel ended it. */
+  virtual void closed(const std::string& error) = 0;
+};
+
+/** What SessionCounters counts at one moment; index.ts says what each is. */
+struct SessionStats {
+  uint64_t lookups = 0, opens = 0, passthrough_opens = 0, reads = 0, bytes_read = 0;
+  uint64_t waits = 0, waited_us = 0, interrupted = 0, timeouts = 0;
+  int64_t first_read_ms = 0;
+};
+
+/** Counters of a running session: relaxed, nothing is ordered by them. */
+struct SessionCounters {
+  std::atomic<uint64_t> lookups{0}, opens{0}, passthrough_opens{0}, reads{0}, bytes_read{0};
+  std::atomic<uint64_t> waits{0}, waited_us{0}, interrupted{0}, timeouts{0};
+  std::atomic<int64_t> first_read_ms{0};
+
+  SessionStats read() const {
+    constexpr auto kRelaxed = std::memory_order_relaxed;
+    return {lookups.load(kRelaxed),           opens.load(kRelaxed),
+            passthrough_opens.load(kRelaxed), reads.load(kRelaxed),
+            bytes_read.load(kRelaxed),        waits.load(kRelaxed),
+            waited_us.load(kRelaxed),         interrupted.load(kRelaxed),
+            timeouts.load(kRelaxed),          first_read_ms.load(kRelaxed)};
+  }
+};
+
+class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
+ public:
+  Session(std::shared_ptr<Template> tree, std::unique_ptr<Transport> transport, Features features,
+          uint32_t wait_timeout_ms, SessionEvents* events);
+  ~Session() override;
+
+  /** Starts the threads. Once. */
+  void run();
+  /** Ends what waits with EIO, and every later wait; requests that need not wait are still
+   * answered. */
+  void refuse_waits();
+  /** Makes the threads end, whatever the kernel does. Blocks until they have (bounded by their file
+   * I/O). */
+  void abort();
+  /** Waits until the session has closed, at most so long. True where it has. */
+  bool wait_closed(std::chrono::milliseconds bound);
+  /** Joins the housekeeper; after `closed`. */
+  void join();
+
+  const Features& features() const { return features_; }
+  const SessionCounters& counters() const { return counters_; }
+
+  // For the operations.
+  const Toc& toc() const { return template_->toc(); }
+  Template& tree() { return *template_; }
+  BackingTable& backing() { return backing_; }
+  HandleTable& handles() { return handles_; }
+  SessionCounters& count() { return counters_; }
+  bool passthrough() const { return features_.passthrough && backing_.usable(); }
+
+  /** Answers one request; every request gets exactly one reply, at once or after a wait. Lane
+   * threads, tests. */
+  void dispatch(const uint8_t* bytes, size_t length, uint32_t lane, uint8_t* scratch);
+  /** Sends a reply. Returns 0 or a negative errno. */
+  int reply(uint32_t lane, uint64_t unique, int error, const void* data, size_t bytes);
+  /** Lets a request wait: kParked takes it, with its event sent; else it can be answered (or
+   * refused) now. */
+  ContentTable::Outcome park(std::unique_ptr<Parked>& parked);
+  /** A signal has come to the caller of a request. */
+  void interrupted(uint64_t unique);
+  /** Notes that bytes of a content, or a way to them, were given out. */
+  void gave_content();
+
+  // WaitOwner
+  void resume(std::unique_ptr<Parked> parked) override;
+
+ private:
+  void lane_main(uint32_t lane);
+  void housekeeper_main();
+  void finish(std::unique_ptr<Parked> parked, uint8_t* scratch);
+  Clock::time_point sweep(uint8_t* scratch);
+  void end(uint8_t* scratch);
+
+  std::shared_ptr<Template> template_;
+  std::unique_ptr<Transport> transport_;
+  Features features_;
+  std::chrono::milliseconds wait_bound_;
+  SessionEvents* events_;
+  BackingTable backing_;
+  HandleTable handles_;
+  SessionCounters counters_;
+
+  std::vector<std::thread> lanes_;
+  std::thread housekeeper_;
+  std::atomic<uint32_t> lanes_ended_{0};
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable closed_signal_;
+  ParkedList done_;    // waits that are over
+  bool look_ = false;  // something to look at before the next planned moment
+  bool closed_ = false;
+  std::string error_;  // first error of a lane
+};
+
+/** A READ or READDIRPLUS buffer; touched, and so backed by memory, only as far as it is used. */
+class Scratch {
+ public:
+  Scratch();
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  uint8_t* get() const { return bytes_; }
+
+ private:
+  uint8_t* bytes_;
+};
+
+}  // namespace firstlight

@@ -1,0 +1,456 @@
+// The class Session of src/native/index.ts, and `probe`.
+//
+// Ownership: while mounted, the binding holds strong references to the JavaScript Session and its
+// Template, and a threadsafe function that keeps the process alive. All of it goes when the session
+// has closed. A cleanup hook ends what JavaScript forgot when its environment goes down.
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "napi_util.h"
+#include "session.h"
+#include "template_napi.h"
+#include "transport_dev.h"
+
+namespace firstlight {
+
+namespace {
+
+using napi::Call;
+
+constexpr napi_type_tag kTag = {0x6669727374736573, 0x6c69676874736573};
+// Lanes when nothing is said. More of them only compete for the same requests.
+constexpr uint32_t kLanesMax = 4;
+// An ordinary unmount waits so long for the session's end; a copy of the mount in another mount
+// namespace can keep it alive beyond.
+constexpr std::chrono::milliseconds kCloseBound{2000};
+
+struct Event {
+  enum Kind { kWanted, kTimeout, kClosed } kind;
+  uint32_t content = 0, first = 0, last = 0;
+  double waited_ms = 0;
+  std::string error;
+};
+
+class SessionBinding : public SessionEvents {
+ public:
+  napi_env env = nullptr;
+  MountOptions mount;
+  uint32_t wait_timeout_ms = 0;
+  TemplateBinding* tree = nullptr;
+  napi_ref self = nullptr;         // strong while starting or mounted
+  napi_ref tree_object = nullptr;  // strong as long as the session exists
+  napi_ref callbacks[3] = {};      // onWanted, onTimeout, onClosed
+  enum { kNew, kStarting, kMounted, kClosed } state = kNew;
+  std::shared_ptr<Session> session;  // while mounted; pool jobs hold their own copy
+
+  ~SessionBinding() override {
+    if (tree != nullptr && tree_object != nullptr) napi_delete_reference(env, tree_object);
+    for (napi_ref callback : callbacks) {
+      if (callback != nullptr) napi_delete_reference(env, callback);
+    }
+  }
+
+  // SessionEvents: native threads.
+  void wanted(uint32_t content, uint32_t first, uint32_t last) override {
+    post(new Event{Event::kWanted, content, first, last, 0, {}});
+  }
+  void timed_out(uint32_t content, double waited_ms) override {
+    post(new Event{Event::kTimeout, content, 0, 0, waited_ms, {}});
+  }
+  void closed(const std::string& error) override {
+    post(new Event{Event::kClosed, 0, 0, 0, 0, error});
+  }
+
+  bool open_channel() {
+    napi_value name = napi::make_string(env, "firstlight session");
+    if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
+                                        deliver, &channel_) != napi_ok) {
+      return false;
+    }
+    // After the channel, so that at the environment's end this runs before the channel goes.
+    napi_add_env_cleanup_hook(env, forgotten, this);
+    return true;
+  }
+
+  void close_channel() {
+    if (channel_ == nullptr) return;
+    napi_remove_env_cleanup_hook(env, forgotten, this);
+    napi_release_threadsafe_function(channel_, napi_tsfn_release);
+    channel_ = nullptr;
+  }
+
+  /** JavaScript thread: the pool has mounted. */
+  void began(std::shared_ptr<Session> started) {
+    session = std::move(started);
+    state = kMounted;
+    // Unmounted before the promise could resolve: its event came first.
+    if (closed_early_ != nullptr) hear_closed(std::move(closed_early_));
+  }
+
+  /** JavaScript thread: the session has ended, or never began. */
+  void let_go() {
+    if (session != nullptr) {
+      session->join();
+      last_ = session->counters().read();
+      session.reset();
+    }
+    if (state == kStarting || state == kMounted) tree->sessions--;
+    state = kClosed;
+    close_channel();
+    if (self != nullptr) napi_delete_reference(env, std::exchange(self, nullptr));
+  }
+
+  SessionStats stats() const { return session == nullptr ? last_ : session->counters().read(); }
+
+ private:
+  void post(Event* event) {
+    // Fails only while the environment goes down; nobody is left to hear it.
+    if (napi_call_threadsafe_function(channel_, event, napi_tsfn_nonblocking) != napi_ok) {
+      delete event;
+    }
+  }
+
+  static void deliver(napi_env env, napi_value, void* context, void* data);
+  static void forgotten(void* data);
+  void hear_closed(std::unique_ptr<Event> event);
+
+  napi_threadsafe_function channel_ = nullptr;
+  std::unique_ptr<Event> closed_early_;
+  SessionStats last_;
+};
+
+// Calls one of the callbacks. What it throws ends the process, as an uncaught exception does.
+void call_back(napi_env env, napi_ref callback, std::initializer_list<napi_value> arguments) {
+  napi_value function = nullptr;
+  napi_value result = nullptr;
+  napi_get_reference_value(env, callback, &function);
+  if (napi_call_function(env, napi::undefined(env), function, arguments.size(), arguments.begin(),
+                         &result) == napi_pending_exception) {
+    napi_value error = nullptr;
+    napi_get_and_clear_last_exception(env, &error);
+    napi_fatal_exception(env, error);
+  }
+}
+
+// JavaScript thread. `env` is null where the environment is going down.
+void SessionBinding::deliver(napi_env env, napi_value, void* context, void* data) {
+  auto* binding = static_cast<SessionBinding*>(context);
+  std::unique_ptr<Event> event(static_cast<Event*>(data));
+  if (env == nullptr) return;
+  switch (event->kind) {
+    case Event::kWanted:
+      return call_back(env, binding->callbacks[0],
+                       {napi::make_number(env, event->content),
+                        napi::make_number(env, event->first), napi::make_number(env, event->last)});
+    case Event::kTimeout:
+      return call_back(
+          env, binding->callbacks[1],
+          {napi::make_number(env, event->content), napi::make_number(env, event->waited_ms)});
+    case Event::kClosed:
+      if (binding->state == kStarting) {
+        binding->closed_early_ = std::move(event);
+      } else {
+        binding->hear_closed(std::move(event));
+      }
+  }
+}
+
+void SessionBinding::hear_closed(std::unique_ptr<Event> event) {
+  let_go();
+  // `this` stays: its JavaScript object cannot be collected before this turn has ended.
+  call_back(env, callbacks[2],
+            {event->error.empty() ? napi::undefined(env) : napi::make_string(env, event->error)});
+}
+
+// Environment cleanup: the process or its worker thread ends with the mount still there. Lazily, so
+// that it cannot fail; who still uses the mount gets errors from now on.
+void SessionBinding::forgotten(void* data) {
+  auto* binding = static_cast<SessionBinding*>(data);
+  if (binding->session == nullptr) return;
+  if (!binding->session->wait_closed(std::chrono::milliseconds(0))) {
+    umount2(binding->mount.mount_point.c_str(), MNT_DETACH);
+    binding->session->abort();
+  }
+  binding->session->join();
+  binding->session.reset();
+}
+
+SessionBinding* unwrap(napi_env env, napi_value self) {
+  bool is = false;
+  void* data = nullptr;
+  if (napi::type_of(env, self) != napi_object ||
+      napi_check_object_type_tag(env, self, &kTag, &is) != napi_ok || !is ||
+      napi_unwrap(env, self, &data) != napi_ok) {
+    napi::throw_argument(env, "not a Session");
+    return nullptr;
+  }
+  return static_cast<SessionBinding*>(data);
+}
+
+// Reads the options; on an error throws and returns false.
+bool read_options(napi_env env, napi_value options, SessionBinding* b) {
+  auto text = [&](const char* name) {
+    return napi::get_string(env, napi::get_property(env, options, name));
+  };
+  auto number = [&](const char* name) {
+    return napi::get_number(env, napi::get_property(env, options, name));
+  };
+  auto flag = [&](const char* name) {
+    return napi::get_boolean(env, napi::get_property(env, options, name));
+  };
+  auto mount_point = text("mountPoint");
+  auto source = text("source");
+  auto threads = number("threads");
+  auto timeout = number("waitTimeoutMs");
+  auto passthrough = flag("passthrough");
+  auto allow_other = flag("allowOther");
+  const char* wrong = nullptr;
+  if (!mount_point || mount_point->empty() || (*mount_point)[0] != '/')
+    wrong = "mountPoint must be an absolute path";
+  if (!source) wrong = "source must be a string";
+  if (!threads || !(*threads >= 0 && *threads <= 64)) wrong = "threads must be 0 to 64";
+  if (!timeout || !(*timeout >= 0 && *timeout <= 4294967295.0))
+    wrong = "waitTimeoutMs must be 0 or more";
+  if (!passthrough) wrong = "passthrough must be a boolean";
+  if (!allow_other) wrong = "allowOther must be a boolean";
+  const char* names[] = {"onWanted", "onTimeout", "onClosed"};
+  for (size_t i = 0; i < std::size(names); i++) {
+    napi_value callback = napi::get_property(env, options, names[i]);
+    if (napi::type_of(env, callback) != napi_function) {
+      wrong = "onWanted, onTimeout and onClosed must be functions";
+    } else {
+      napi_create_reference(env, callback, 1, &b->callbacks[i]);
+    }
+  }
+  if (wrong != nullptr) {
+    napi::throw_argument(env, std::string("options.") + wrong);
+    return false;
+  }
+  b->mount.mount_point = *mount_point;
+  b->mount.source = *source;
+  b->mount.allow_other = *allow_other;
+  b->mount.wanted.passthrough = *passthrough;
+  b->mount.lanes = static_cast<uint32_t>(*threads);
+  if (b->mount.lanes == 0) {
+    b->mount.lanes = std::clamp(std::thread::hardware_concurrency(), 1u, kLanesMax);
+  }
+  b->wait_timeout_ms = static_cast<uint32_t>(*timeout);
+  return true;
+}
+
+napi_value construct(napi_env env, napi_callback_info info) {
+  Call<2> call(env, info);
+  auto binding = std::make_unique<SessionBinding>();
+  binding->env = env;
+  binding->tree = unwrap_template(env, call.arguments[0]);
+  if (binding->tree == nullptr || binding->tree->tree == nullptr) {
+    return napi::throw_argument(env, "the first argument must be an open Template");
+  }
+  if (!read_options(env, call.arguments[1], binding.get())) return nullptr;
+  binding->mount.wanted.posix_acl = binding->tree->tree->toc().has_acls();
+  napi_create_reference(env, call.arguments[0], 1, &binding->tree_object);
+  auto destroy = [](napi_env, void* data, void*) { delete static_cast<SessionBinding*>(data); };
+  if (napi_wrap(env, call.self, binding.get(), destroy, nullptr, nullptr) != napi_ok ||
+      napi_type_tag_object(env, call.self, &kTag) != napi_ok) {
+    return napi::throw_argument(env, "Session must be called with new");
+  }
+  binding.release();  // the JavaScript object owns it
+  return call.self;
+}
+
+/** Mounts on the thread pool and starts the threads there: the kernel's first requests do not wait
+ * for JavaScript. */
+class StartJob : public napi::Job {
+ public:
+  explicit StartJob(SessionBinding* binding) : binding_(binding), tree_(binding->tree->tree) {}
+
+  void run() override {
+    int error = 0;
+    std::string what;
+    auto transport = DevTransport::mount(binding_->mount, &features_, &error, &what);
+    if (transport == nullptr) return fail(error, what);
+    session_ = std::make_shared<Session>(tree_, std::move(transport), features_,
+                                         binding_->wait_timeout_ms, binding_);
+    session_->run();
+  }
+
+  void settle(napi_env) override {
+    if (failed()) {
+      binding_->let_go();
+      return;
+    }
+    features_ = session_->features();
+    binding_->began(std::move(session_));
+  }
+
+  napi_value result(napi_env env) override {
+    const Features& used = features_;
+    napi_value object = nullptr;
+    napi_create_object(env, &object);
+    napi::set_property(env, object, "protocol", napi::make_string(env, used.protocol()));
+    napi::set_property(env, object, "transport", napi::make_string(env, "dev-fuse"));
+    napi::set_property(env, object, "passthrough", napi::make_boolean(env, used.passthrough));
+    napi::set_property(env, object, "directIoAllowMmap",
+                       napi::make_boolean(env, used.direct_io_allow_mmap));
+    napi::set_property(env, object, "threads", napi::make_number(env, used.threads));
+    return object;
+  }
+
+ private:
+  SessionBinding* binding_;
+  std::shared_ptr<Template> tree_;
+  std::shared_ptr<Session> session_;
+  Features features_;
+};
+
+napi_value start(napi_env env, napi_callback_info info) {
+  Call<0> call(env, info);
+  SessionBinding* binding = unwrap(env, call.self);
+  if (binding == nullptr) return nullptr;
+  if (binding->state != SessionBinding::kNew) {
+    return napi::throw_error(env, "EALREADY", "the session was started before");
+  }
+  if (binding->tree->tree == nullptr) {
+    return napi::throw_error(env, "EBADF", "the template is closed");
+  }
+  if (!binding->open_channel()) return napi::throw_error(env, "EAGAIN", "no threadsafe function");
+  binding->state = SessionBinding::kStarting;
+  binding->tree->sessions++;
+  napi_create_reference(env, call.self, 1, &binding->self);
+  return napi::run_job(env, "firstlight start", std::make_unique<StartJob>(binding));
+}
+
+class UnmountJob : public napi::Job {
+ public:
+  UnmountJob(std::shared_ptr<Session> session, std::string path, bool detach)
+      : session_(std::move(session)), path_(std::move(path)), detach_(detach) {}
+
+  void run() override {
+    if (session_->wait_closed(std::chrono::milliseconds(0))) return;
+    if (umount2(path_.c_str(), detach_ ? MNT_DETACH : 0) != 0) {
+      int error = errno;
+      // Unmounted by somebody else at the same moment.
+      if (error == EINVAL && session_->wait_closed(kCloseBound)) return;
+      return fail(error, "umount " + path_);
+    }
+    if (detach_) session_->refuse_waits();
+    session_->wait_closed(detach_ ? std::chrono::milliseconds(50) : kCloseBound);
+  }
+
+ private:
+  std::shared_ptr<Session> session_;
+  std::string path_;
+  bool detach_;
+};
+
+class AbortJob : public napi::Job {
+ public:
+  AbortJob(std::shared_ptr<Session> session, std::string path)
+      : session_(std::move(session)), path_(std::move(path)) {}
+
+  void run() override {
+    if (session_->wait_closed(std::chrono::milliseconds(0))) return;
+    // Fails where it was detached before; the session is ended all the same.
+    umount2(path_.c_str(), MNT_DETACH);
+    session_->abort();
+  }
+
+ private:
+  std::shared_ptr<Session> session_;
+  std::string path_;
+};
+
+napi_value resolved(napi_env env) {
+  napi_deferred deferred = nullptr;
+  napi_value promise = nullptr;
+  napi_create_promise(env, &deferred, &promise);
+  napi_resolve_deferred(env, deferred, napi::undefined(env));
+  return promise;
+}
+
+napi_value unmount(napi_env env, napi_callback_info info) {
+  Call<1> call(env, info);
+  SessionBinding* binding = unwrap(env, call.self);
+  if (binding == nullptr) return nullptr;
+  if (binding->state == SessionBinding::kClosed) return resolved(env);
+  if (binding->session == nullptr) return napi::throw_error(env, "EINVAL", "not mounted");
+  bool detach = napi::get_boolean(env, call.arguments[0]).value_or(false);
+  return napi::run_job(
+      env, "firstlight unmount",
+      std::make_unique<UnmountJob>(binding->session, binding->mount.mount_point, detach));
+}
+
+napi_value abort_session(napi_env env, napi_callback_info info) {
+  Call<0> call(env, info);
+  SessionBinding* binding = unwrap(env, call.self);
+  if (binding == nullptr) return nullptr;
+  if (binding->session == nullptr) return resolved(env);
+  return napi::run_job(env, "firstlight abort",
+                       std::make_unique<AbortJob>(binding->session, binding->mount.mount_point));
+}
+
+napi_value stats(napi_env env, napi_callback_info info) {
+  Call<0> call(env, info);
+  SessionBinding* binding = unwrap(env, call.self);
+  if (binding == nullptr) return nullptr;
+  napi_value object = nullptr;
+  napi_create_object(env, &object);
+  SessionStats now = binding->stats();
+  auto put = [&](const char* name, double value) {
+    napi::set_property(env, object, name, napi::make_number(env, value));
+  };
+  put("lookups", static_cast<double>(now.lookups));
+  put("opens", static_cast<double>(now.opens));
+  put("passthroughOpens", static_cast<double>(now.passthrough_opens));
+  put("reads", static_cast<double>(now.reads));
+  put("bytesRead", static_cast<double>(now.bytes_read));
+  put("waits", static_cast<double>(now.waits));
+  put("waitedMs", static_cast<double>(now.waited_us) / 1000);
+  put("interrupted", static_cast<double>(now.interrupted));
+  put("timeouts", static_cast<double>(now.timeouts));
+  put("firstReadAt", static_cast<double>(now.first_read_ms));
+  return object;
+}
+
+napi_value probe(napi_env env, napi_callback_info) {
+  UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  int error = errno;
+  napi_value object = nullptr;
+  napi_create_object(env, &object);
+  napi::set_property(env, object, "devFuse", napi::make_boolean(env, static_cast<bool>(device)));
+  napi::set_property(
+      env, object, "error",
+      device ? napi::undefined(env)
+             : napi::make_string(env, std::string("open /dev/fuse: ") + strerror(error)));
+  return object;
+}
+
+}  // namespace
+
+void init_session(napi_env env, napi_value exports) {
+  auto method = [](const char* name, napi_callback callback) {
+    return napi_property_descriptor{name,    nullptr, callback,     nullptr,
+                                    nullptr, nullptr, napi_default, nullptr};
+  };
+  const napi_property_descriptor methods[] = {
+      method("start", start),
+      method("unmount", unmount),
+      method("abort", abort_session),
+      method("stats", stats),
+  };
+  napi_value made = nullptr;
+  if (napi_define_class(env, "Session", NAPI_AUTO_LENGTH, construct, nullptr, std::size(methods),
+                        methods, &made) == napi_ok) {
+    napi::set_property(env, exports, "Session", made);
+  }
+  napi::export_function(env, exports, "probe", probe);
+}
+
+}  // namespace firstlight

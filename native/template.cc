@@ -1,0 +1,124 @@
+// Opens a template and the files of its contents.
+#include "template.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+namespace firstlight {
+
+namespace {
+
+// Largest table that is read: 2^32 rows would not fit the format anyway.
+constexpr off_t kTocMax = off_t{4} << 30;
+
+std::unique_ptr<uint8_t[]> read_file(int fd, size_t bytes, int* error) {
+  std::unique_ptr<uint8_t[]> data(new uint8_t[bytes]);
+  size_t have = 0;
+  while (have < bytes) {
+    ssize_t got = pread(fd, data.get() + have, bytes - have, static_cast<off_t>(have));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      *error = got < 0 ? errno : EBADMSG;
+      return nullptr;
+    }
+    have += static_cast<size_t>(got);
+  }
+  return data;
+}
+
+void hex(const uint8_t* digest, char* text) {
+  static const char kDigits[] = "0123456789abcdef";
+  for (int i = 0; i < 32; i++) {
+    text[2 * i] = kDigits[digest[i] >> 4];
+    text[2 * i + 1] = kDigits[digest[i] & 15];
+  }
+  text[64] = '\0';
+}
+
+}  // namespace
+
+std::shared_ptr<Template> Template::open(const TemplateOptions& options, int* error,
+                                         std::string* what) {
+  auto fail = [&](int code, const std::string& text) {
+    *error = code;
+    *what = text;
+    return nullptr;
+  };
+  std::shared_ptr<Template> made(new Template());
+  made->partial_prefix_ = options.partial_prefix;
+  UniqueFd toc(::open(options.toc_path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat st;
+  if (!toc || fstat(toc.get(), &st) != 0) return fail(errno, options.toc_path);
+  if (!S_ISREG(st.st_mode) || st.st_size <= 0 || st.st_size > kTocMax) {
+    return fail(EBADMSG, options.toc_path + ": toc: size " + std::to_string(st.st_size));
+  }
+  size_t bytes = static_cast<size_t>(st.st_size);
+  int code = 0;
+  auto data = read_file(toc.get(), bytes, &code);
+  if (data == nullptr) return fail(code, options.toc_path);
+  std::string wrong;
+  made->toc_ = Toc::load(std::move(data), bytes, &wrong);
+  if (made->toc_ == nullptr) return fail(EBADMSG, options.toc_path + ": " + wrong);
+  made->table_ = std::make_unique<ContentTable>(*made->toc_);
+  made->digests_.reset(::open(options.digests_path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!made->digests_ || fstat(made->digests_.get(), &st) != 0) {
+    return fail(errno, options.digests_path);
+  }
+  if (static_cast<uint64_t>(st.st_size) < uint64_t{32} * made->toc_->contents()) {
+    return fail(EBADMSG, options.digests_path + ": shorter than 32 bytes a content");
+  }
+  int flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+  made->content_dir_.reset(::open(options.content_dir.c_str(), flags));
+  if (!made->content_dir_) return fail(errno, options.content_dir);
+  made->incoming_dir_.reset(::open(options.incoming_dir.c_str(), flags));
+  if (!made->incoming_dir_) return fail(errno, options.incoming_dir);
+  return made;
+}
+
+UniqueFd Template::open_content(uint32_t content, int* error) const {
+  uint8_t digest[32];
+  ssize_t got = pread(digests_.get(), digest, sizeof digest, off_t{32} * content);
+  if (got != sizeof digest) {
+    *error = EIO;
+    return UniqueFd();
+  }
+  char name[65];
+  hex(digest, name);
+  char path[66];
+  snprintf(path, sizeof path, "%.2s/%s", name, name + 2);
+  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  UniqueFd fd(openat(content_dir_.get(), path, kFlags));
+  if (!fd && errno == ENOENT) fd.reset(openat(incoming_dir_.get(), name, kFlags));
+  if (!fd && errno == ENOENT) fd.reset(openat(content_dir_.get(), path, kFlags));
+  if (!fd) {
+    // ENOENT would tell the program that its file does not exist; the truth is that the store is
+    // damaged.
+    *error = errno == ENOENT ? EIO : errno;
+    return fd;
+  }
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode) ||
+      static_cast<uint64_t>(st.st_size) != toc_->content(content).size) {
+    *error = EIO;
+    fd.reset();
+  }
+  return fd;
+}
+
+UniqueFd Template::open_arriving(uint32_t content, int* error) const {
+  if (table_->state(content) == ContentState::kRoLayer) return open_content(content, error);
+  std::string name = partial_prefix_ + "." + std::to_string(content);
+  UniqueFd fd(
+      openat(incoming_dir_.get(), name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (fd) return fd;
+  if (errno != ENOENT) {
+    *error = errno;
+    return fd;
+  }
+  // Renamed since: complete, though the mark may still be on its way.
+  return open_content(content, error);
+}
+
+}  // namespace firstlight

@@ -1,0 +1,55 @@
+// The read-only tree of one image as native holds it: the checked TOC, what has arrived of its
+// contents, and where their files stand. Shared by every session that mounts the image.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "content_table.h"
+#include "toc.h"
+#include "unique_fd.h"
+
+namespace firstlight {
+
+/** Where a template's bytes stand; src/native/index.ts describes each field. */
+struct TemplateOptions {
+  std::string toc_path;
+  std::string digests_path;
+  std::string content_dir;
+  std::string incoming_dir;
+  std::string partial_prefix;
+};
+
+class Template {
+ public:
+  /** On an error returns nullptr, with a positive errno (EBADMSG: the TOC is damaged) and what it
+   * concerns. */
+  static std::shared_ptr<Template> open(const TemplateOptions& options, int* error,
+                                        std::string* what);
+
+  const Toc& toc() const { return *toc_; }
+  ContentTable& table() { return *table_; }
+
+  /**
+   * Opens the verified file of a RoLayer content. It may move from incoming/ to content/ at any
+   * moment, so a miss in both is looked at once more. `error` is a positive errno; EIO where the
+   * file's size is wrong.
+   */
+  UniqueFd open_content(uint32_t content, int* error) const;
+  /** Opens the file of a content that is still arriving, or the whole one where it is complete by
+   * now. */
+  UniqueFd open_arriving(uint32_t content, int* error) const;
+
+ private:
+  Template() = default;
+
+  std::unique_ptr<Toc> toc_;
+  std::unique_ptr<ContentTable> table_;
+  std::string partial_prefix_;
+  UniqueFd digests_;
+  UniqueFd content_dir_;
+  UniqueFd incoming_dir_;
+};
+
+}  // namespace firstlight

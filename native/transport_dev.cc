@@ -1,0 +1,153 @@
+// Mounting with mount(2), the handshake, and reading and writing /dev/fuse.
+#include "transport_dev.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#include <mutex>
+
+namespace firstlight {
+
+namespace {
+
+// The kernel sends INIT as soon as mount(2) has returned; more than this is a kernel that hangs.
+constexpr int kHandshakeMs = 10000;
+
+void do_nothing(int) {}
+
+}  // namespace
+
+int wake_signal() {
+  // A realtime signal beyond those that the C library, Node.js and sanitizers use. Without
+  // SA_RESTART, so that read(2) ends with EINTR.
+  static std::once_flag once;
+  int number = SIGRTMIN + 9;
+  std::call_once(once, [number] {
+    struct sigaction action = {};
+    action.sa_handler = do_nothing;
+    sigemptyset(&action.sa_mask);
+    sigaction(number, &action, nullptr);
+  });
+  return number;
+}
+
+std::unique_ptr<DevTransport> DevTransport::mount(const MountOptions& options, Features* features,
+                                                  int* error, std::string* what) {
+  auto fail = [&](int code, std::string text) {
+    *error = code;
+    *what = std::move(text);
+    return nullptr;
+  };
+  UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (!device) return fail(errno, "open /dev/fuse");
+  char data[160];
+  snprintf(data, sizeof data, "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions%s",
+           device.get(), options.allow_other ? ",allow_other" : "");
+  // Neither nosuid nor nodev: a root filesystem has setuid programs and device nodes.
+  if (::mount(options.source.c_str(), options.mount_point.c_str(), "fuse.firstlight", MS_RDONLY,
+              data) != 0) {
+    return fail(errno, "mount " + options.mount_point);
+  }
+  std::unique_ptr<DevTransport> transport(new DevTransport());
+  transport->lanes_.push_back(std::move(device));
+  int code = transport->handshake(options.wanted, features, what);
+  if (code == 0) {
+    code = transport->clone_lanes(options.lanes);
+    *what = "clone /dev/fuse";
+  }
+  if (code != 0) {
+    // Lazily: somebody may look into the mount already. Closing the device then ends it for them.
+    umount2(options.mount_point.c_str(), MNT_DETACH);
+    return fail(code, *what);
+  }
+  return transport;
+}
+
+int DevTransport::handshake(const Wanted& wanted, Features* features, std::string* what) {
+  int fd = lanes_[0].get();
+  alignas(8) uint8_t buffer[abi::kMinReadBuffer * 2];
+  pollfd wait = {fd, POLLIN, 0};
+  int ready;
+  while ((ready = poll(&wait, 1, kHandshakeMs)) < 0 && errno == EINTR) {
+  }
+  *what = "handshake with the kernel";
+  if (ready <= 0) return ready < 0 ? errno : ETIMEDOUT;
+  ssize_t got;
+  while ((got = read(fd, buffer, sizeof buffer)) < 0 && errno == EINTR) {
+  }
+  if (got < 0) return errno;
+  const auto* header = reinterpret_cast<const fuse_in_header*>(buffer);
+  constexpr size_t kOldestInit = 16;
+  if (static_cast<size_t>(got) < sizeof *header + kOldestInit || header->opcode != FUSE_INIT) {
+    return EPROTO;
+  }
+  abi::InitOut out;
+  const auto* in = reinterpret_cast<const fuse_init_in*>(buffer + sizeof *header);
+  int status = negotiate(in, static_cast<size_t>(got) - sizeof *header, wanted, &out, features);
+  if (status != 0) *what = "FUSE protocol " + features->protocol() + " is too old";
+  fuse_out_header reply = {};
+  reply.unique = header->unique;
+  reply.error = status;
+  reply.len = sizeof reply + (status == 0 ? sizeof out : 0);
+  iovec pieces[2] = {{&reply, sizeof reply}, {&out, sizeof out}};
+  if (writev(fd, pieces, status == 0 ? 2 : 1) < 0) return errno;
+  return -status;
+}
+
+int DevTransport::clone_lanes(uint32_t lanes) {
+  uint32_t first = static_cast<uint32_t>(lanes_[0].get());
+  while (lanes_.size() < lanes) {
+    UniqueFd clone(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    if (!clone || ioctl(clone.get(), abi::kDevClone, &first) != 0) return errno;
+    lanes_.push_back(std::move(clone));
+  }
+  return 0;
+}
+
+ssize_t DevTransport::receive(uint32_t lane, uint8_t* buffer, size_t bytes) {
+  for (;;) {
+    if (stopped_.load(std::memory_order_acquire)) return 0;
+    ssize_t got = read(lanes_[lane].get(), buffer, bytes);
+    if (got > 0) return got;
+    if (got == 0) return 0;
+    switch (errno) {
+      case EINTR:   // a signal: stopped, or a debugger
+      case EAGAIN:  // another lane was faster
+      case ENOENT:  // the caller went away while the request was being handed over
+        continue;
+      case ENODEV:        // unmounted
+      case ECONNABORTED:  // aborted through /sys/fs/fuse/connections
+        return 0;
+      default:
+        return -errno;
+    }
+  }
+}
+
+int DevTransport::reply(uint32_t lane, const iovec* pieces, int count) {
+  ssize_t sent;
+  while ((sent = writev(lanes_[lane].get(), pieces, count)) < 0 && errno == EINTR) {
+  }
+  return sent < 0 ? -errno : 0;
+}
+
+int DevTransport::open_backing(int fd) {
+  abi::BackingMap map = {fd, 0, 0};
+  int id = ioctl(lanes_[0].get(), abi::kBackingOpen, &map);
+  return id < 0 ? -errno : id;
+}
+
+void DevTransport::close_backing(int32_t id) {
+  uint32_t number = static_cast<uint32_t>(id);
+  // Fails only where the connection is gone, and the id with it.
+  ioctl(lanes_[0].get(), abi::kBackingClose, &number);
+}
+
+void DevTransport::stop() { stopped_.store(true, std::memory_order_release); }
+
+}  // namespace firstlight
