@@ -1,0 +1,238 @@
+// One mount of an image: its template, its session and, where it is writable, the overlay above it.
+// What does not live here: where the contents come from (receive/), and the kernel's protocol (fuse/).
+//
+// Nothing here touches the mount itself: the process that answers a mount would wait for itself.
+// Only mount(2) and umount2(2) are called on it, on pool threads, while native threads answer.
+import { rm } from 'node:fs/promises';
+import { FirstlightError } from '../errors/errors.ts';
+import type { Logger } from '../log/log.ts';
+import { native, type SessionFeatures, type SessionStats } from '../native/index.ts';
+import { MNT_DETACH, UMOUNT_NOFOLLOW } from '../store/mounts.ts';
+import {
+  type Mounter,
+  makeSnapshot,
+  mountOverlay,
+  type SnapshotDirectories,
+  snapshotDirectories,
+} from './overlay.ts';
+import type { Session, SessionFactory } from './session.ts';
+import type { Template } from './template.ts';
+
+/** How what a container writes is kept. */
+export type RwMode =
+  /** Kernel overlayfs over the read-only session. */
+  | 'overlay'
+  /** Read-only. */
+  | 'off';
+
+/** What one mount is made of. */
+export interface FsInstanceOptions {
+  /** Name of the snapshot, unique in the store: letters, digits, `-`, `_` and `.`. */
+  id: string;
+  template: Template;
+  /** Absolute path of an existing directory, free of symlinks; the caller has resolved it. */
+  mountPoint: string;
+  /** What /proc/mounts shows as the source: the image's name. */
+  source: string;
+  rw: RwMode;
+  /** The store's snapshots directory. */
+  snapshots: string;
+  makeSession: SessionFactory;
+  /** Bound of a single wait for content, in ms; 0 = none. */
+  waitTimeoutMs: number;
+  /** Where wants go: `Receiver.wanted`. */
+  wanted(content: number, firstPart: number, lastPart: number): void;
+  /** The mount has ended without `teardown`: unmounted by hand, or its session died of `error`. */
+  onEnded?(error: string | undefined): void;
+  log: Logger;
+  mounter?: Mounter;
+}
+
+/** A moment of one mount. */
+export interface FsInstanceStatus {
+  id: string;
+  /** Manifest digest of the image. */
+  digest: string;
+  mountPoint: string;
+  rw: RwMode;
+  /** Group that its accesses are recorded for, or undefined. */
+  optimizeGroup: string | undefined;
+  /** ms since 1970; 0 before `start` has ended. */
+  mountedAt: number;
+  features: SessionFeatures | undefined;
+  stats: SessionStats | undefined;
+}
+
+/** How a mount is taken down. */
+export interface TeardownOptions {
+  /** Lazily: from the tree at once, for good when the last file is closed. */
+  detach?: boolean;
+  /** Leave what was written in the snapshot's upper directory. */
+  keep?: boolean;
+}
+
+const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+
+/** One mount. `start` once, `teardown` as often as you like. */
+export class FsInstance {
+  readonly #options: FsInstanceOptions;
+  readonly #mounter: Mounter;
+  readonly #dirs: SnapshotDirectories;
+  #session: Session | undefined;
+  #features: SessionFeatures | undefined;
+  /** What has to be undone, newest last. */
+  readonly #undo: ((options: TeardownOptions) => Promise<void>)[] = [];
+  #mountedAt = 0;
+  #group: string | undefined;
+  #teardown: Promise<void> | undefined;
+  #retained = true;
+
+  /** Takes one use of the template, given back when the mount is down. */
+  constructor(options: FsInstanceOptions) {
+    if (!ID.test(options.id)) {
+      throw new FirstlightError('usage', `"${options.id}" cannot be the name of a mount`, {
+        hint: 'use letters, digits, "-", "_" and "."',
+      });
+    }
+    this.#options = options;
+    this.#mounter = options.mounter ?? native();
+    this.#dirs = snapshotDirectories(options.snapshots, options.id);
+    options.template.retain();
+  }
+
+  get id(): string {
+    return this.#options.id;
+  }
+
+  get mountPoint(): string {
+    return this.#options.mountPoint;
+  }
+
+  /**
+   * Mounts. On an error everything is undone before it rejects.
+   * @throws FirstlightError that says what to do
+   */
+  async start(): Promise<void> {
+    if (this.#mountedAt !== 0) throw new FirstlightError('internal', 'the mount has been started');
+    const { rw, mountPoint, source, template } = this.#options;
+    try {
+      if (rw === 'off') {
+        await this.#startSession(mountPoint);
+      } else {
+        await makeSnapshot(this.#dirs, template);
+        this.#undo.push((options) => this.#discard(options));
+        await this.#startSession(this.#dirs.lower);
+        await mountOverlay(this.#mounter, this.#dirs, mountPoint, source);
+        this.#undo.push((options) => this.#unmountOverlay(options));
+      }
+      this.#mountedAt = Date.now();
+    } catch (error) {
+      await this.teardown({ detach: true }).catch((cause: unknown) => {
+        // The first error is the one to show; this one says what it left behind.
+        this.#options.log.error({ err: cause, mountPoint }, 'a mount that failed was not undone');
+      });
+      throw error;
+    }
+  }
+
+  async #startSession(mountPoint: string): Promise<void> {
+    const { template, source, waitTimeoutMs, wanted, makeSession, log } = this.#options;
+    const session = makeSession(template, {
+      mountPoint,
+      source,
+      waitTimeoutMs,
+      onWanted: wanted,
+      onTimeout: (content, waitedMs) => {
+        const path = template.toc.path(template.toc.firstRow(content));
+        const file = Buffer.from(path, 'latin1').toString('utf8');
+        log.error({ file, waitedMs }, 'a read was given up: its content did not arrive in time');
+      },
+      onClosed: (error) => this.#closed(error),
+    });
+    this.#features = await session.start();
+    this.#session = session;
+    this.#undo.push(({ detach }) => session.unmount(detach === true));
+  }
+
+  #closed(error: string | undefined): void {
+    // During a teardown that is what was wanted.
+    if (this.#teardown !== undefined) return;
+    const { log, mountPoint, onEnded } = this.#options;
+    if (error === undefined) log.info({ mountPoint }, 'unmounted from outside');
+    else log.error({ mountPoint, error }, 'the session of a mount died');
+    onEnded?.(error);
+  }
+
+  async #unmountOverlay({ detach }: TeardownOptions): Promise<void> {
+    const { mountPoint } = this.#options;
+    const flags = UMOUNT_NOFOLLOW | (detach === true ? MNT_DETACH : 0);
+    try {
+      await this.#mounter.umount(mountPoint, flags);
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException;
+      // Not a mount point, or gone: somebody was faster.
+      if (code === 'EINVAL' || code === 'ENOENT') return;
+      if (code !== 'EBUSY') throw cause;
+      throw new FirstlightError('busy', `${mountPoint} is in use`, {
+        hint: 'end the programs that use it, or unmount it with --lazy',
+        cause,
+      });
+    }
+  }
+
+  /** Removes the snapshot, unless it is to be kept or may still be written to. */
+  async #discard({ detach, keep }: TeardownOptions): Promise<void> {
+    if (detach === true && this.#mountedAt !== 0) return;
+    if (keep === true) return;
+    await rm(this.#dirs.root, { recursive: true, force: true });
+  }
+
+  /**
+   * Unmounts in the reverse order. Where a step fails, what was above it is down, and the next call
+   * goes on with that step. One call at a time does the work; the others share its outcome.
+   * @throws FirstlightError 'busy' where the mount is in use and `detach` is not set
+   */
+  teardown(options: TeardownOptions = {}): Promise<void> {
+    this.#teardown ??= this.#takeDown(options).catch((error: unknown) => {
+      this.#teardown = undefined;
+      throw error;
+    });
+    return this.#teardown;
+  }
+
+  async #takeDown(options: TeardownOptions): Promise<void> {
+    for (let step = this.#undo.at(-1); step !== undefined; step = this.#undo.at(-1)) {
+      await step(options);
+      this.#undo.pop();
+    }
+    if (!this.#retained) return;
+    this.#retained = false;
+    this.#options.template.release();
+  }
+
+  /**
+   * Records this mount's accesses for a group from now on, as Starlight's SetOptimizerOn does; the
+   * tracer takes the group from `optimizeGroup`.
+   */
+  setOptimizerOn(group: string): void {
+    this.#group = group;
+  }
+
+  get optimizeGroup(): string | undefined {
+    return this.#group;
+  }
+
+  status(): FsInstanceStatus {
+    const { id, template, mountPoint, rw } = this.#options;
+    return {
+      id,
+      digest: template.digest,
+      mountPoint,
+      rw,
+      optimizeGroup: this.#group,
+      mountedAt: this.#mountedAt,
+      features: this.#features,
+      stats: this.#session?.stats(),
+    };
+  }
+}

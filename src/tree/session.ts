@@ -1,0 +1,36 @@
+// What a tree needs of whoever puts it before the kernel: src/fuse implements it, and so will the
+// portable session. The tree itself knows nothing of FUSE.
+import type { SessionFeatures, SessionStats } from '../native/index.ts';
+import type { Template } from './template.ts';
+
+/** One kernel mount of a template. */
+export interface Session {
+  /** Mounts; resolves when the tree answers. Rejects with nothing left mounted. */
+  start(): Promise<SessionFeatures>;
+  /**
+   * Unmounts. One that is gone already is success.
+   * @param detach  lazily, also where files are open
+   * @throws an error of kind 'busy' where it is in use and not to be detached
+   */
+  unmount(detach: boolean): Promise<void>;
+  stats(): SessionStats;
+}
+
+/** What a mount wants of its session. */
+export interface SessionRequest {
+  /** Absolute path of an existing directory, free of symlinks. */
+  mountPoint: string;
+  /** Shown as the source in /proc/mounts. */
+  source: string;
+  /** Bound of a single wait for content, in ms; 0 = none. */
+  waitTimeoutMs: number;
+  /** A reader waits for parts (numbers within the content). */
+  onWanted(content: number, firstPart: number, lastPart: number): void;
+  /** A wait ended in EIO after `waitedMs`. */
+  onTimeout(content: number, waitedMs: number): void;
+  /** The kernel has ended the session, or it died of `error`. */
+  onClosed(error: string | undefined): void;
+}
+
+/** Makes a session; it does nothing before `start`. */
+export type SessionFactory = (template: Template, request: SessionRequest) => Session;
