@@ -1,0 +1,147 @@
+// The kernel's side of a mount: wraps the native session in the tree's Session interface, and turns
+// errnos into errors that say what to do. What does not live here: policy (tree/, receive/) and the
+// protocol itself (native/).
+import { FirstlightError } from '../errors/errors.ts';
+import {
+  type NativeAddon,
+  type NativeSession,
+  native,
+  type SessionFeatures,
+  type SessionStats,
+} from '../native/index.ts';
+import type { Session, SessionFactory, SessionRequest } from '../tree/session.ts';
+import type { Template } from '../tree/template.ts';
+
+/** How the kernel is spoken to, the same for all mounts of a process. */
+export interface KernelSessionOptions {
+  /** Threads that answer requests of one mount; 0 = one for each CPU, at most 4. */
+  threads?: number;
+  /** false: do without passthrough, as on a kernel that lacks it. */
+  passthrough?: boolean;
+  /** Other users may look into the mount; containers need it. */
+  allowOther?: boolean;
+  /** Addon to use; tests give another. */
+  addon?: NativeAddon;
+}
+
+/**
+ * One mount by the kernel's FUSE. It holds a use of its template until the kernel has let go of the
+ * mount, which may be long after a lazy unmount.
+ */
+export class KernelSession implements Session {
+  readonly #template: Template;
+  readonly #mountPoint: string;
+  readonly #session: NativeSession;
+
+  constructor(template: Template, request: SessionRequest, options: KernelSessionOptions = {}) {
+    this.#template = template;
+    this.#mountPoint = request.mountPoint;
+    const { Session: NativeSession } = options.addon ?? native();
+    this.#session = new NativeSession(template.native, {
+      mountPoint: request.mountPoint,
+      source: request.source,
+      threads: options.threads ?? 0,
+      waitTimeoutMs: request.waitTimeoutMs,
+      passthrough: options.passthrough ?? true,
+      allowOther: options.allowOther ?? true,
+      onWanted: request.onWanted,
+      onTimeout: request.onTimeout,
+      onClosed: (error) => {
+        template.release();
+        request.onClosed(error);
+      },
+    });
+  }
+
+  /**
+   * Mounts and answers.
+   * @throws FirstlightError 'permission', 'unsupported', 'busy', 'not-found': what stops mount(2)
+   */
+  async start(): Promise<SessionFeatures> {
+    this.#template.retain();
+    try {
+      return await this.#session.start();
+    } catch (cause) {
+      this.#template.release();
+      throw startError(this.#mountPoint, cause);
+    }
+  }
+
+  /**
+   * Unmounts. A mount that is gone already is success. With `detach`, whoever waits for content gets
+   * EIO, and files that are there stay readable to those who have them open.
+   * @throws FirstlightError 'busy' where it is in use and not to be detached
+   */
+  async unmount(detach: boolean): Promise<void> {
+    try {
+      await this.#session.unmount(detach);
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException;
+      if (code !== 'EBUSY') throw cause;
+      throw new FirstlightError('busy', `${this.#mountPoint} is in use`, {
+        hint: 'end the programs that use it, or unmount it with --lazy',
+        cause,
+      });
+    }
+  }
+
+  /** Ends the session at once, also for those who still use a mount that was detached. */
+  async abort(): Promise<void> {
+    await this.#session.abort();
+  }
+
+  /** Counters since the mount; they stay after its end. */
+  stats(): SessionStats {
+    return this.#session.stats();
+  }
+}
+
+/** Makes kernel sessions that share `options`; what FsInstance takes. */
+export function kernelSessions(options: KernelSessionOptions = {}): SessionFactory {
+  return (template, request) => new KernelSession(template, request, options);
+}
+
+/** What stopped a mount, in words that say what to do. */
+function startError(mountPoint: string, cause: unknown): FirstlightError {
+  const { code, message } = cause as NodeJS.ErrnoException;
+  const device = message.includes('/dev/fuse');
+  switch (code) {
+    case 'EACCES':
+    case 'EPERM':
+      return device
+        ? new FirstlightError('permission', '/dev/fuse may not be opened here', {
+            hint: 'run as root; in a container, pass the device in (--device /dev/fuse --cap-add SYS_ADMIN)',
+            cause,
+          })
+        : new FirstlightError('permission', `${mountPoint} may not be mounted on`, {
+            hint: 'run as root; in a container, add the capability SYS_ADMIN',
+            cause,
+          });
+    case 'ENOENT':
+    case 'ENXIO':
+    case 'ENODEV':
+      if (code === 'ENOENT' && !device) {
+        return new FirstlightError('not-found', `there is no directory ${mountPoint}`, { cause });
+      }
+      return new FirstlightError('unsupported', 'this kernel has no FUSE', {
+        hint: 'load it with "modprobe fuse", and see "firstlight doctor"',
+        cause,
+      });
+    case 'ENOTDIR':
+      return new FirstlightError('usage', `${mountPoint} is not a directory`, { cause });
+    case 'ENOTCONN':
+      return new FirstlightError('busy', `a dead mount stands at ${mountPoint}`, {
+        hint: `remove it with "umount -l ${mountPoint}"`,
+        cause,
+      });
+    case 'EBUSY':
+      return new FirstlightError('busy', `${mountPoint} is in use`, { cause });
+    case 'EPROTO':
+      return new FirstlightError('unsupported', `this kernel is too old: ${message}`, {
+        hint: 'Linux 5.4 or later is needed',
+        cause,
+      });
+    default:
+      return new FirstlightError('internal', `mount at ${mountPoint}: ${message}`, { cause });
+  }
+}
