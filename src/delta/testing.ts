@@ -6,11 +6,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { type Inode, makeDirectory, type TreeNode } from '../image/tree.ts';
-import { PREAMBLE_BYTES } from './bundle.ts';
+import { PREAMBLE, PREAMBLE_BYTES } from './bundle.ts';
 import { decodeFrame, decodeHeader, parsePreamble } from './bundle-decode.ts';
 import { type EncodeBase, type EncodeInput, encodeBundle } from './bundle-encode.ts';
+import { joinSections, packHeader, SECTIONS, type SectionName } from './bundle-header.ts';
 import { Toc } from './toc.ts';
 import { buildToc } from './toc-build.ts';
+import { VarintReader } from './varint.ts';
+import { decompressExactly } from './zstd.ts';
 
 /** An image whose contents are in memory, by hex digest. */
 export interface TestImage {
@@ -253,3 +256,40 @@ export const anyImage: fc.Arbitrary<TestImage> = fc
     }
     return makeImage(root, contents, 3);
   });
+
+/** Sections of a header, to be changed. */
+export type Sections = Record<SectionName, Buffer>;
+
+/** The header's sections, decompressed. */
+export function sectionsOf(bundle: Buffer): Sections {
+  const { headerBytes, headerRawBytes } = parsePreamble(bundle);
+  const packed = bundle.subarray(PREAMBLE_BYTES, PREAMBLE_BYTES + headerBytes);
+  const reader = new VarintReader(decompressExactly(packed, headerRawBytes, 'header'), 'header');
+  const lengths = SECTIONS.map(() => reader.unsigned());
+  return Object.fromEntries(
+    SECTIONS.map((name, i) => [name, Buffer.from(reader.raw(lengths[i]!))]),
+  ) as Sections;
+}
+
+/** A bundle with other sections, and a body of its own where one is given; all digests fit again. */
+export function rebuild(bundle: Buffer, sections: Sections, body?: Buffer): Buffer {
+  const { headerBytes } = parsePreamble(bundle);
+  const frames = body ?? bundle.subarray(PREAMBLE_BYTES + headerBytes);
+  const { preamble, header } = packHeader(joinSections(sections), frames.length);
+  return Buffer.concat([preamble, header, frames]);
+}
+
+/** A bundle whose header, decompressed, is `raw`. */
+export function withRawHeader(bundle: Buffer, raw: Buffer): Buffer {
+  const { headerBytes, bodyBytes } = parsePreamble(bundle);
+  const { preamble, header } = packHeader(raw, bodyBytes);
+  return Buffer.concat([preamble, header, bundle.subarray(PREAMBLE_BYTES + headerBytes)]);
+}
+
+/** Puts the right digest into a preamble that a test has changed. */
+export function signPreamble(bundle: Buffer): Buffer {
+  const end = PREAMBLE_BYTES + bundle.readUInt32LE(PREAMBLE.headerBytes);
+  bundle.fill(0, PREAMBLE.digest, PREAMBLE.digest + 32);
+  hash('sha256', bundle.subarray(0, end), 'buffer').copy(bundle, PREAMBLE.digest);
+  return bundle;
+}
