@@ -58,7 +58,6 @@ class EventStream {
       raw.writeHead(200, {
         'content-type': 'application/x-ndjson',
         'cache-control': 'no-store',
-        ...(this.#reply.request.raw.complete ? {} : { connection: 'close' }),
       });
     }
     // A few short lines: what the socket does not take at once may wait in memory.
@@ -81,13 +80,15 @@ function clientSignal(reply: FastifyReply): AbortSignal {
   return gone.signal;
 }
 
-/** Lets a client that is still sending see the answer, which a closed connection would take from it. */
-function dropRest(request: FastifyRequest, reply: FastifyReply): void {
+/**
+ * Reads on, for a while, after an answer that came before the end of the body: a connection that is closed under a
+ * client that is still sending takes the answer away with it.
+ */
+function dropRest(request: FastifyRequest, stallMs: number): void {
   const { raw } = request;
   if (raw.complete || raw.destroyed) return;
-  reply.header('connection', 'close');
   raw.resume();
-  const timer = setTimeout(() => raw.destroy(), LINGER_MS);
+  const timer = setTimeout(() => raw.destroy(), Math.min(LINGER_MS, stallMs));
   raw.once('close', () => clearTimeout(timer));
 }
 
@@ -152,7 +153,7 @@ export function imageRoutes(app: FastifyInstance, options: ImageRoutesOptions): 
       const error = toFirstlightError(thrown);
       result = error.kind;
       if (!events.started) {
-        dropRest(request, reply);
+        dropRest(request, options.upload.stallMs);
         throw error;
       }
       metrics.errors.inc({ kind: error.kind });

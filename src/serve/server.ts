@@ -1,9 +1,10 @@
 // `firstlight serve`: the HTTP server. What the routes do stands in routes-*.ts, the store behind
 // them in image-store.ts; here are the listener, its limits, health, metrics, errors and the end.
-import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import { API } from '../delta/protocol.ts';
-import { FirstlightError, httpStatus, toFirstlightError } from '../errors/errors.ts';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
+import { makeApp } from './app.ts';
 import { errorBody } from './error-body.ts';
 import { ImageStore, type ImageStoreLimits } from './image-store.ts';
 import { formatUrl, parseListen } from './listen.ts';
@@ -58,61 +59,6 @@ export interface RunningServer {
   close(): Promise<void>;
 }
 
-function makeApp(log: Logger, limits: ServerLimits): FastifyInstance {
-  return fastify({
-    loggerInstance: log as FastifyBaseLogger,
-    // One line a request, written below: fastify's own would log query strings.
-    logController: new LogController({ disableRequestLogging: true }),
-    // A body may take long as long as it moves; standing still is what the stall bounds catch.
-    requestTimeout: 0,
-    connectionTimeout: 0,
-    keepAliveTimeout: limits.keepAliveMs,
-    forceCloseConnections: 'idle',
-    routerOptions: { maxParamLength: 1024 },
-    http: { headersTimeout: limits.headersMs, maxHeaderSize: 16 << 10, keepAlive: true },
-  });
-}
-
-function answerErrors(app: FastifyInstance, metrics: Metrics): void {
-  app.setErrorHandler((thrown, request, reply) => {
-    const status = (thrown as { statusCode?: number }).statusCode;
-    // fastify's own refusals (malformed URL, unsupported method) are the client's.
-    const error =
-      status !== undefined && status < 500 && !(thrown instanceof FirstlightError)
-        ? new FirstlightError('usage', (thrown as Error).message)
-        : toFirstlightError(thrown);
-    metrics.errors.inc({ kind: error.kind });
-    if (httpStatus(error) >= 500) {
-      request.log.error(
-        { kind: error.kind, error: error.message, stack: error.stack },
-        'request failed',
-      );
-    }
-    // Set for an answer that did not come to be.
-    for (const name of [
-      'content-length',
-      'content-range',
-      'etag',
-      'accept-ranges',
-      'content-location',
-    ]) {
-      reply.removeHeader(name);
-    }
-    return reply
-      .code(status !== undefined && status < 500 ? status : httpStatus(error))
-      .header('cache-control', 'no-store')
-      .type('application/json')
-      .send(errorBody(error));
-  });
-  app.setNotFoundHandler((request, reply) => {
-    metrics.errors.inc({ kind: 'not-found' });
-    const error = new FirstlightError('not-found', `no ${request.method} of this path here`, {
-      hint: 'docs/PROTOCOL.md lists the paths',
-    });
-    return reply.code(404).send(errorBody(error));
-  });
-}
-
 function countRequests(app: FastifyInstance, metrics: Metrics): void {
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none';
@@ -160,11 +106,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   });
   const { rateBitsPerSecond } = options;
   const limiter = rateBitsPerSecond === undefined ? undefined : new RateLimiter(rateBitsPerSecond);
-  const app = makeApp(log, limits);
-  // Bodies are streams, whatever they say they are; the one route that has one reads it itself.
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser('*', (_request, _payload, done) => done(null));
-  answerErrors(app, metrics);
+  const app = makeApp(log, limits, (kind) => metrics.errors.inc({ kind }));
   countRequests(app, metrics);
   watchRoutes(app, store, metrics);
   imageRoutes(app, {

@@ -1,10 +1,8 @@
 // An image on its way in by HTTP: the body goes to a file in a scratch directory, a stream at a
 // time, and is opened there as the kind that the client said it is.
-import { createWriteStream } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { type FileHandle, open } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import { openDockerArchive } from '../image/docker-archive.ts';
 import { tarFiles } from '../image/files.ts';
@@ -29,6 +27,44 @@ function tooLarge(maxBytes: number): FirstlightError {
 }
 
 /**
+ * Calls `take` with each chunk of a request's body, one at a time. Not a pipeline: that would wait for the request to
+ * end, or destroy it, and one that has failed must still be answered.
+ */
+function eachChunk(
+  request: IncomingMessage,
+  take: (chunk: Buffer) => Promise<void>,
+  signal: AbortSignal,
+): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const finish = (settle: () => void) => {
+      request.off('data', onData).off('end', onEnd).off('close', onClose).off('error', onError);
+      signal.removeEventListener('abort', onAbort);
+      request.pause();
+      settle();
+    };
+    const onError = (error: unknown) => finish(() => reject(error));
+    const onAbort = () => onError(signal.reason);
+    const onEnd = () => finish(resolve);
+    const onClose = () => onError(new FirstlightError('unreachable', 'the client has gone'));
+    const onData = (chunk: Buffer) => {
+      request.pause();
+      take(chunk).then(() => {
+        // After an abort nobody wants more.
+        if (!signal.aborted) request.resume();
+      }, onError);
+    };
+    if (signal.aborted) return onAbort();
+    if (request.destroyed) return onClose();
+    signal.addEventListener('abort', onAbort);
+    request.on('error', onError).on('close', onClose).on('end', onEnd).on('data', onData);
+  });
+}
+
+async function writeWhole(file: FileHandle, chunk: Buffer): Promise<void> {
+  for (let at = 0; at < chunk.length; ) at += (await file.write(chunk, at)).bytesWritten;
+}
+
+/**
  * Writes a request's body to `path`.
  * @param onBytes  told of every chunk's size
  * @throws 'usage' where it is too large or empty, 'no-space', 'timeout' where it stands still, the reason of `signal`
@@ -44,36 +80,30 @@ export async function receiveBody(
   if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
   const stalled = new AbortController();
   const stop = () => {
-    stalled.abort(
-      new FirstlightError('timeout', `no byte of the upload came for ${stallMs / 1000} s`),
-    );
+    const what = `no byte of the upload came for ${stallMs / 1000} s`;
+    stalled.abort(new FirstlightError('timeout', what, { hint: 'check the network, try again' }));
   };
   let timer = setTimeout(stop, stallMs);
   let bytes = 0;
+  let over = false;
+  const file = await open(path, 'wx');
   try {
-    await pipeline(
-      // The request must outlive an error here, so that it can be answered.
-      request.iterator({ destroyOnReturn: false }),
-      async function* (source: AsyncIterable<Buffer>) {
-        for await (const chunk of source) {
-          clearTimeout(timer);
-          bytes += chunk.length;
-          if (bytes > maxBytes) throw tooLarge(maxBytes);
-          onBytes(chunk.length);
-          yield chunk;
-          clearTimeout(timer);
-          timer = setTimeout(stop, stallMs);
-        }
-      },
-      createWriteStream(path, { flags: 'wx', highWaterMark: 1 << 20 }),
-      { signal: AbortSignal.any([signal, stalled.signal]) },
-    );
+    const take = async (chunk: Buffer) => {
+      clearTimeout(timer);
+      bytes += chunk.length;
+      if (bytes > maxBytes) throw tooLarge(maxBytes);
+      onBytes(chunk.length);
+      await writeWhole(file, chunk);
+      // A write that ends after the intake has must not start the clock again.
+      if (!over) timer = setTimeout(stop, stallMs);
+    };
+    await eachChunk(request, take, AbortSignal.any([signal, stalled.signal]));
   } catch (error) {
-    signal.throwIfAborted();
-    stalled.signal.throwIfAborted();
     throw toFirstlightError(error);
   } finally {
+    over = true;
     clearTimeout(timer);
+    await file.close();
   }
   if (bytes === 0) {
     throw new FirstlightError('usage', 'the request has no body', {

@@ -80,7 +80,9 @@ export function registryAuth(header: string | string[] | undefined): RegistryAut
   try {
     if (typeof header !== 'string') throw new Error('twice');
     const json = Buffer.from(header, 'base64').toString('utf8');
-    const parsed = v.parse(Auth, JSON.parse(json));
+    const given: unknown = JSON.parse(json);
+    if (Array.isArray(given)) throw new Error('a list');
+    const parsed = v.parse(Auth, given);
     return Object.fromEntries(Object.entries(parsed).filter(([, value]) => value !== undefined));
   } catch {
     // Neither the cause nor the text may go into the error: they hold a password.
