@@ -4,6 +4,7 @@ import { pipeline, type Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { DecompressStream } from 'zstd-napi';
 import { FirstlightError } from '../errors/errors.ts';
+import { zstdBlocks } from './zstd-blocks.ts';
 
 export type Compression = 'none' | 'gzip' | 'zstd';
 
@@ -28,18 +29,6 @@ export function sniff(head: Buffer, what: string): Compression {
   throw new FirstlightError('unsupported', `${what} is compressed with ${other}`, {
     hint: 'compress it with gzip or zstd, or leave it plain',
   });
-}
-
-/**
- * Most bytes of zstd input given at a time. The decoder pushes all that one input chunk gives, and
- * 4 bytes of input can stand for 128 KiB of output.
- */
-const ZSTD_SLICE = 8 << 10;
-
-async function* slices(source: AsyncIterable<Buffer>, limit: number): AsyncGenerator<Buffer> {
-  for await (const chunk of source) {
-    for (let at = 0; at < chunk.length; at += limit) yield chunk.subarray(at, at + limit);
-  }
 }
 
 /** The first bytes of a source, and the source as if they had not been read. */
@@ -108,7 +97,7 @@ export async function decompress(
   // (Node 24), and layers made of several frames, some skippable, are common (zstd:chunked).
   const decoder =
     compression === 'gzip' ? createGunzip({ chunkSize: 256 << 10 }) : new DecompressStream();
-  const input = compression === 'gzip' ? whole : slices(whole, ZSTD_SLICE);
+  const input = compression === 'gzip' ? whole : zstdBlocks(whole);
   // Errors of either end come out of the decoder, where `unpacked` takes them up.
   pipeline(input, decoder, () => undefined);
   return { bytes: unpacked(decoder, what), compression };
