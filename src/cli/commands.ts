@@ -1,0 +1,252 @@
+// The command table: names, arguments, options, help and the module that does the work. Both readers
+// of the command line (quick-parse.ts and program.ts) are driven by it, so they cannot disagree
+// about what there is.
+import type { Context } from './context.ts';
+import type { SettingKey } from './settings.ts';
+
+/** A positional argument. */
+export interface ArgumentSpec {
+  name: string;
+  text: string;
+  required: boolean;
+  variadic?: boolean;
+}
+
+/** An option of one command that is no setting. */
+export interface FlagSpec {
+  name: string;
+  text: string;
+  /** What stands for the value in `--help`; undefined for a switch. */
+  placeholder?: string;
+  /** May be given several times, and take several values. */
+  multiple?: boolean;
+  short?: string;
+}
+
+/** Values of a command's options by name: `true`, text, or texts where `multiple`. */
+export type OptionValues = Record<string, unknown>;
+
+/** What a command's module exports: resolves to the exit code, nothing meaning 0. */
+export interface CommandModule {
+  run(context: Context, args: string[], options: OptionValues): Promise<number | undefined>;
+}
+
+export interface CommandSpec {
+  /** Words that name it, such as `['image', 'add']`. */
+  path: string[];
+  text: string;
+  arguments: ArgumentSpec[];
+  /** Settings it takes as flags, beside those that every command takes. */
+  settings: SettingKey[];
+  flags: FlagSpec[];
+  examples: string[];
+  load(): Promise<CommandModule>;
+}
+
+/** Settings that are flags of every command. */
+export const GLOBAL_SETTINGS: SettingKey[] = ['server', 'root', 'log'];
+
+/** Options of every command that are no settings. */
+export const GLOBAL_FLAGS: FlagSpec[] = [
+  { name: 'config', placeholder: 'FILE', text: 'configuration file (TOML)' },
+  { name: 'json', text: 'print for programs; errors too' },
+  { name: 'quiet', short: 'q', text: 'print nothing but results and errors' },
+];
+
+/** Words that are no command of their own but hold some. */
+export const GROUPS: Record<string, string> = { image: 'images of a delta server' };
+
+const IMAGE: ArgumentSpec = { name: 'NAME:TAG', text: 'image of the server', required: true };
+const WAIT: FlagSpec = { name: 'wait', text: 'return when every byte has arrived' };
+const TRACE: FlagSpec = {
+  name: 'trace',
+  placeholder: 'GROUP',
+  text: 'record reads for this group',
+};
+const UPDATE_FROM: FlagSpec = {
+  name: 'update-from',
+  placeholder: 'IMAGE...',
+  text: 'offer only these images (NAME:TAG or digest) as bases; otherwise all complete ones',
+  multiple: true,
+};
+const MOUNT_SETTINGS: SettingKey[] = [
+  'platform',
+  'rw',
+  'session',
+  'wait-timeout',
+  'threads',
+  'passthrough',
+  'idle',
+];
+
+export const COMMANDS: CommandSpec[] = [
+  {
+    path: ['serve'],
+    text: 'serve images to workers',
+    arguments: [],
+    settings: ['data', 'listen', 'rate'],
+    flags: [],
+    examples: [
+      'firstlight serve --data /srv/firstlight',
+      'firstlight serve --data ./data --listen 0.0.0.0:7070 --rate 100mbit',
+    ],
+    load: () => import('./commands/serve.ts'),
+  },
+  {
+    path: ['image', 'add'],
+    text: 'take an image in',
+    arguments: [
+      {
+        name: 'SOURCE',
+        text: 'docker://HOST/NAME:TAG, oci:DIR:TAG, docker-archive:FILE or rootfs:FILE.tar',
+        required: true,
+      },
+    ],
+    settings: ['data', 'platform'],
+    flags: [{ name: 'name', placeholder: 'NAME:TAG', text: 'name it gets on the server' }],
+    examples: [
+      'firstlight image add docker://registry.example.com/shop/redis:7',
+      'firstlight image add oci:./layout:latest --name redis:7',
+      'firstlight image add rootfs:debian.tar --name debian:12 --data ./data',
+    ],
+    load: () => import('./commands/image-add.ts'),
+  },
+  {
+    path: ['image', 'ls'],
+    text: 'list the images of the server',
+    arguments: [],
+    settings: ['data'],
+    flags: [],
+    examples: ['firstlight image ls', 'firstlight image ls --json'],
+    load: () => import('./commands/image-ls.ts'),
+  },
+  {
+    path: ['image', 'inspect'],
+    text: 'show manifest, config and sizes of an image',
+    arguments: [IMAGE],
+    settings: ['data', 'platform'],
+    flags: [],
+    examples: ['firstlight image inspect redis:7'],
+    load: () => import('./commands/image-inspect.ts'),
+  },
+  {
+    path: ['image', 'rm'],
+    text: 'remove images from the server',
+    arguments: [{ ...IMAGE, variadic: true }],
+    settings: ['data', 'platform'],
+    flags: [],
+    examples: ['firstlight image rm redis:6 redis:7'],
+    load: () => import('./commands/image-rm.ts'),
+  },
+  {
+    path: ['mount'],
+    text: 'mount an image; returns as soon as the tree is usable',
+    arguments: [IMAGE, { name: 'DIR', text: 'an existing directory', required: true }],
+    settings: MOUNT_SETTINGS,
+    flags: [WAIT, TRACE, UPDATE_FROM],
+    examples: [
+      'firstlight mount redis:7 /mnt/redis',
+      'firstlight mount redis:7 /mnt/redis --rw off --wait',
+      'firstlight mount redis:7.1 /mnt/redis --update-from redis:7.0',
+    ],
+    load: () => import('./commands/mount.ts'),
+  },
+  {
+    path: ['umount'],
+    text: 'unmount; what was written below DIR is dropped',
+    arguments: [{ name: 'DIR', text: 'a directory that firstlight mounted', required: true }],
+    settings: [],
+    flags: [
+      { name: 'lazy', text: 'detach now, end when the last user has gone' },
+      { name: 'force', text: 'the same as --lazy' },
+    ],
+    examples: ['firstlight umount /mnt/redis', 'firstlight umount --lazy /mnt/redis'],
+    load: () => import('./commands/umount.ts'),
+  },
+  {
+    path: ['run'],
+    text: 'run a container from an image; returns its exit code',
+    arguments: [
+      IMAGE,
+      { name: 'CMD', text: "command instead of the image's", required: false, variadic: true },
+    ],
+    settings: [...MOUNT_SETTINGS, 'runtime', 'net'],
+    flags: [
+      { name: 'name', placeholder: 'ID', text: 'name of the container, and its host name' },
+      TRACE,
+      UPDATE_FROM,
+    ],
+    examples: [
+      'firstlight run redis:7',
+      'firstlight run debian:12 -- ls -l /etc',
+      'firstlight run redis:7 --name cache --net none -- redis-server --port 7000',
+    ],
+    load: () => import('./commands/run.ts'),
+  },
+  {
+    path: ['ls'],
+    text: 'list the mounts and images of this worker',
+    arguments: [],
+    settings: [],
+    flags: [],
+    examples: ['firstlight ls', 'firstlight ls --json'],
+    load: () => import('./commands/ls.ts'),
+  },
+  {
+    path: ['status'],
+    text: 'show how far the images of the mounts have arrived',
+    arguments: [{ name: 'DIR', text: 'only the mount there', required: false }],
+    settings: [],
+    flags: [{ name: 'follow', short: 'f', text: 'go on until all has arrived' }],
+    examples: [
+      'firstlight status',
+      'firstlight status --follow /mnt/redis',
+      'firstlight status --json',
+    ],
+    load: () => import('./commands/status.ts'),
+  },
+  {
+    path: ['gc'],
+    text: 'remove contents that no image uses',
+    arguments: [],
+    settings: [],
+    flags: [{ name: 'all', text: 'images too, where nothing uses them now' }],
+    examples: ['firstlight gc', 'firstlight gc --all'],
+    load: () => import('./commands/gc.ts'),
+  },
+  {
+    path: ['verify'],
+    text: 'read every content again and compare it with its digest',
+    arguments: [],
+    settings: [],
+    flags: [],
+    examples: ['firstlight verify', 'firstlight verify --json'],
+    load: () => import('./commands/verify.ts'),
+  },
+  {
+    path: ['doctor'],
+    text: 'check what this machine gives, and say what to do',
+    arguments: [],
+    settings: ['runtime'],
+    flags: [],
+    examples: ['firstlight doctor', 'firstlight doctor --server http://delta.example.com:7070'],
+    load: () => import('./commands/doctor.ts'),
+  },
+  {
+    path: ['daemon'],
+    text: 'run the daemon of this root in the foreground (commands start it by themselves)',
+    arguments: [],
+    settings: ['idle'],
+    flags: [
+      { name: 'stop', text: 'unmount everything and end the daemon that runs' },
+      { name: 'background', text: 'as a command starts it: ends when idle' },
+    ],
+    examples: ['firstlight daemon', 'firstlight daemon --stop'],
+    load: () => import('./commands/daemon.ts'),
+  },
+];
+
+/** The command that the words at the front of `words` name, with the number of words. */
+export function findCommand(words: string[]): CommandSpec | undefined {
+  return COMMANDS.find((command) => command.path.every((word, i) => words[i] === word));
+}

@@ -1,0 +1,22 @@
+// `firstlight serve`: the delta server in the foreground.
+import { once } from 'node:events';
+import { parseRate } from '../../serve/rate.ts';
+import { startServer } from '../../serve/server.ts';
+import type { Context } from '../context.ts';
+
+export async function run(context: Context): Promise<undefined> {
+  const { settings, signal } = context;
+  const dataDir = settings.text('data');
+  const rateBitsPerSecond = parseRate(settings.text('rate'));
+  const server = await startServer({
+    dataDir,
+    listen: settings.text('listen'),
+    ...(rateBitsPerSecond === undefined ? {} : { rateBitsPerSecond }),
+  });
+  if (context.json) context.printJson({ url: server.url, pid: process.pid });
+  else context.print(`listening on ${server.url}`);
+  // A server is ended by a signal: that is its way to go, and no failure.
+  if (!signal.aborted) await once(signal, 'abort');
+  await server.close();
+  return undefined;
+}

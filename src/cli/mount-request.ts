@@ -1,0 +1,94 @@
+// What `mount` and `run` share: checks that need no daemon, and the request made of the settings.
+import { closeSync, openSync, readFileSync, readlinkSync } from 'node:fs';
+import type { MountRequest, RwMode, SessionKind } from '../daemon/control.ts';
+import { FirstlightError } from '../errors/errors.ts';
+import { formatPlatform, parsePlatform } from '../image/platform.ts';
+import { parseReference } from '../image/reference.ts';
+import type { OptionValues } from './commands.ts';
+import type { Context } from './context.ts';
+
+/** Bit of CAP_SYS_ADMIN in the masks of /proc/PID/status (capabilities(7)). */
+const CAP_SYS_ADMIN = 1n << 21n;
+
+/** True where this process may mount. */
+export function mayMount(status: string = readFileSync('/proc/self/status', 'latin1')): boolean {
+  const mask = /^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1];
+  return mask !== undefined && (BigInt(`0x${mask}`) & CAP_SYS_ADMIN) !== 0n;
+}
+
+/**
+ * Fails early, and with the cause, where this process could not mount.
+ * @throws FirstlightError `permission` or `unsupported`
+ */
+export function checkMountPermission(): void {
+  try {
+    closeSync(openSync('/dev/fuse', 'r+'));
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code === 'EACCES' || code === 'EPERM') {
+      throw new FirstlightError('permission', '/dev/fuse cannot be opened: permission denied', {
+        hint: 'run as root, for example with sudo',
+        cause,
+      });
+    }
+    throw new FirstlightError('unsupported', `/dev/fuse cannot be opened: ${code}`, {
+      hint: 'load the fuse module (modprobe fuse), or give this container the device /dev/fuse',
+      cause,
+    });
+  }
+  if (!mayMount()) {
+    throw new FirstlightError('permission', 'mounting needs the capability CAP_SYS_ADMIN', {
+      hint: 'run as root, for example with sudo',
+    });
+  }
+}
+
+/** @throws FirstlightError `usage` where `text` is neither NAME[:TAG][@DIGEST] nor a digest */
+export function checkImage(text: string): void {
+  if (!/^sha256:[0-9a-f]{64}$/.test(text)) parseReference(text);
+}
+
+/** The platform where the user has named one, checked: commands to the server leave it open otherwise. */
+export function namedPlatform(context: Context): string | undefined {
+  if (!context.settings.isSet('platform')) return undefined;
+  return formatPlatform(parsePlatform(context.settings.text('platform')));
+}
+
+/** @throws FirstlightError `usage`, `unsupported` */
+export function mountRequest(context: Context, image: string, options: OptionValues): MountRequest {
+  const { settings } = context;
+  checkImage(image);
+  const updateFrom = options['update-from'] as string[] | undefined;
+  for (const base of updateFrom ?? []) checkImage(base);
+  const platform = formatPlatform(parsePlatform(settings.text('platform')));
+  const rw = settings.text('rw') as RwMode;
+  const session = settings.text('session') as SessionKind;
+  if (rw === 'fuse') {
+    throw new FirstlightError('unsupported', '--rw fuse is not there yet', {
+      hint: 'use --rw overlay',
+    });
+  }
+  if (session === 'fuse-native') {
+    throw new FirstlightError('unsupported', '--session fuse-native is not there yet', {
+      hint: 'use --session kernel',
+    });
+  }
+  const trace = options.trace as string | undefined;
+  return {
+    op: 'mount',
+    image,
+    server: settings.text('server'),
+    platform,
+    rw,
+    session,
+    ...(trace === undefined ? {} : { trace }),
+    ...(updateFrom === undefined ? {} : { updateFrom }),
+    waitTimeoutMs: settings.ms('wait-timeout'),
+    threads: settings.count('threads'),
+    passthrough: settings.flag('passthrough'),
+    wait: options.wait === true,
+    // When the command was started, not when this line runs: the interpreter's start counts too.
+    requestedAt: Math.round(performance.timeOrigin),
+    mountNamespace: readlinkSync('/proc/self/ns/mnt'),
+  };
+}

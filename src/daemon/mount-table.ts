@@ -1,0 +1,375 @@
+// The mounts of this daemon: made, watched and taken away. What a mount is made of stands in tree/.
+import { randomBytes } from 'node:crypto';
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { kernelSessions } from '../fuse/kernel-session.ts';
+import type { Logger } from '../log/log.ts';
+import type { Receiver } from '../receive/receiver.ts';
+import type { LayerStore } from '../store/layer-store.ts';
+import { FsInstance } from '../tree/fs-instance.ts';
+import type { MountRequest, MountStatus } from './control.ts';
+import type { Exchange } from './control-server.ts';
+import type { IdleTimer } from './idle.ts';
+import { isBelow, mountAt, parseMountInfo } from './mountinfo.ts';
+import { detachDead, type MountNote, type Notes } from './notes.ts';
+import { type Transfers, transferStatus } from './transfers.ts';
+import { usersOf } from './users.ts';
+
+/** How often it is looked whether somebody has unmounted behind our back. */
+const WATCH_MS = 3000;
+/** How often a waiting client hears where things stand. */
+const PROGRESS_MS = 200;
+
+/** One mount. */
+interface Mount {
+  id: string;
+  /** Where the user sees it. */
+  directory: string;
+  note: MountNote;
+  request: MountRequest;
+  receiver: Receiver;
+  instance: FsInstance;
+  state: MountStatus['state'];
+  /** Set once it is being taken away; everybody waits for the same end. */
+  ending: Promise<void> | undefined;
+  releaseIdle: () => void;
+}
+
+export interface MountTableOptions {
+  store: LayerStore;
+  transfers: Transfers;
+  notes: Notes;
+  /** Directory below which mounts without a directory of their own are made. */
+  mountPoints: string;
+  idle: IdleTimer;
+  log: Logger;
+}
+
+/** Everything that this daemon has mounted. */
+export class MountTable {
+  readonly #options: MountTableOptions;
+  readonly #log: Logger;
+  readonly #mounts = new Map<string, Mount>();
+  /** Ids of mounts that are being made. */
+  readonly #making = new Set<string>();
+  /** Directories on which a mount is being made. */
+  readonly #claimed = new Set<string>();
+  readonly #watch: NodeJS.Timeout;
+  /** Mounts that were detached while in use: their snapshots may still be written to. */
+  readonly #detached = new Set<string>();
+
+  constructor(options: MountTableOptions) {
+    this.#options = options;
+    this.#log = options.log;
+    this.#watch = setInterval(() => void this.#lookForLost(), WATCH_MS);
+    this.#watch.unref();
+  }
+
+  /**
+   * Makes a mount. It stays only if the client is still there to hear of it; a leased one is ended
+   * when the client goes.
+   * @returns its status; of a leased one undefined, when it has been taken away
+   */
+  async mount(request: MountRequest, exchange: Exchange): Promise<MountStatus | undefined> {
+    checkModes(request);
+    const mount = await this.#make(request, exchange);
+    try {
+      exchange.gone.throwIfAborted();
+      exchange.send({ event: 'mounted', mount: this.#describe(mount) });
+      if (request.lease !== undefined) {
+        await aborted(exchange.gone);
+        await this.#end(mount, true);
+        return undefined;
+      }
+      if (request.wait) await this.#arrived(mount, exchange);
+      exchange.gone.throwIfAborted();
+      return this.#describe(mount);
+    } catch (error) {
+      await this.#end(mount, true);
+      throw error;
+    }
+  }
+
+  async #make(request: MountRequest, exchange: Exchange): Promise<Mount> {
+    const { notes, transfers, idle, mountPoints } = this.#options;
+    const id = randomBytes(6).toString('hex');
+    const directory = request.directory ?? join(mountPoints, id);
+    const temporary = request.directory === undefined;
+    this.#claim(directory);
+    this.#making.add(id);
+    const releaseIdle = idle.use();
+    const note: MountNote = {
+      id,
+      directory,
+      temporary,
+      ...(request.lease === undefined ? {} : { lease: request.lease }),
+    };
+    let receiver: Receiver | undefined;
+    try {
+      receiver = await this.#open(request, exchange.gone);
+      exchange.gone.throwIfAborted();
+      if (request.replaceDead === true) await detachDead(directory, this.#log);
+      if (temporary) await mkdir(directory, { recursive: true, mode: 0o700 });
+      await notes.add(note);
+      const instance = await this.#start(note, request, receiver);
+      const mount: Mount = {
+        id,
+        directory,
+        note,
+        request,
+        receiver,
+        instance,
+        state: 'mounted',
+        ending: undefined,
+        releaseIdle,
+      };
+      this.#mounts.set(id, mount);
+      this.#log.info({ id, directory, image: request.image, digest: receiver.digest }, 'mounted');
+      return mount;
+    } catch (error) {
+      if (receiver !== undefined) await transfers.release(receiver);
+      await notes.remove(note);
+      releaseIdle();
+      throw error;
+    } finally {
+      this.#claimed.delete(directory);
+      this.#making.delete(id);
+    }
+  }
+
+  #open(request: MountRequest, signal: AbortSignal): Promise<Receiver> {
+    return this.#options.transfers.open({
+      server: request.server,
+      ref: request.image,
+      platform: request.platform,
+      bases: request.updateFrom,
+      log: this.#log,
+      signal,
+    });
+  }
+
+  /** Makes the file system itself. */
+  async #start(note: MountNote, request: MountRequest, receiver: Receiver): Promise<FsInstance> {
+    const { id, directory } = note;
+    const instance = new FsInstance({
+      id,
+      template: receiver.template,
+      mountPoint: directory,
+      source: request.image,
+      rw: request.rw === 'off' ? 'off' : 'overlay',
+      snapshots: this.#options.store.layout.snapshots,
+      makeSession: kernelSessions({ threads: request.threads, passthrough: request.passthrough }),
+      waitTimeoutMs: request.waitTimeoutMs,
+      wanted: (content, firstPart, lastPart) => receiver.wanted(content, firstPart, lastPart),
+      onEnded: (error) => this.#onEnded(id, error),
+      log: this.#log,
+    });
+    if (request.trace !== undefined) instance.setOptimizerOn(request.trace);
+    await instance.start();
+    return instance;
+  }
+
+  /** Reserves a directory. @throws FirstlightError `busy` */
+  #claim(directory: string): void {
+    const other = [...this.#claimed, ...[...this.#mounts.values()].map((m) => m.directory)].find(
+      (taken) => isBelow(directory, taken),
+    );
+    if (other !== undefined) {
+      const how =
+        other === directory ? 'is a mount point already' : `lies inside the mount ${other}`;
+      throw new FirstlightError('busy', `${directory} ${how}`, {
+        hint: 'unmount it first, or choose another directory',
+      });
+    }
+    this.#claimed.add(directory);
+  }
+
+  /** Waits until all has arrived, and tells the client meanwhile. */
+  async #arrived(mount: Mount, exchange: Exchange): Promise<void> {
+    const timer = setInterval(
+      () => exchange.send({ event: 'status', mounts: [this.#describe(mount)] }),
+      PROGRESS_MS,
+    );
+    try {
+      const gone = aborted(exchange.gone);
+      await Promise.race([mount.receiver.complete, gone, mount.ending ?? new Promise(() => {})]);
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  /** Takes a mount away. @throws FirstlightError `busy` where it is in use and not to be detached */
+  #end(mount: Mount, lazy: boolean): Promise<void> {
+    mount.ending ??= this.#takeDown(mount, lazy).catch((error: unknown) => {
+      mount.ending = undefined;
+      mount.state = 'mounted';
+      throw error;
+    });
+    return mount.ending;
+  }
+
+  async #takeDown(mount: Mount, lazy: boolean): Promise<void> {
+    const { id, note, instance } = mount;
+    mount.state = 'unmounting';
+    await this.#options.notes.endContainer(note);
+    try {
+      await instance.teardown();
+    } catch (error) {
+      if (!lazy) throw await this.#teardownError(mount, error);
+      // Only where it is in use: what is detached may go on being written to, and its snapshot stays
+      // until the next `gc`.
+      this.#log.info({ id, directory: mount.directory }, 'in use: detached');
+      this.#detached.add(id);
+      await instance.teardown({ detach: true });
+    }
+    this.#mounts.delete(id);
+    await this.#options.notes.remove(note);
+    await this.#options.transfers.release(mount.receiver);
+    mount.releaseIdle();
+    this.#log.info({ id, directory: mount.directory }, 'unmounted');
+  }
+
+  async #teardownError(mount: Mount, cause: unknown): Promise<FirstlightError> {
+    const error = toFirstlightError(cause);
+    if (error.kind !== 'busy') return error;
+    const users = await usersOf(mount.directory);
+    const by = users.length === 0 ? '' : ` by ${users.join(', ')}`;
+    return new FirstlightError('busy', `${mount.directory} is in use${by}`, {
+      hint: 'end what uses it, or use --lazy',
+      cause,
+    });
+  }
+
+  /** Unmounts by directory. @throws FirstlightError `not-found`, `busy` */
+  async umount(directory: string, lazy: boolean): Promise<{ directory: string }> {
+    const mount = [...this.#mounts.values()].find((m) => m.directory === directory);
+    if (mount === undefined) {
+      throw new FirstlightError('not-found', `${directory} is not mounted by firstlight`, {
+        hint: 'see firstlight ls',
+      });
+    }
+    if (mount.request.lease?.container !== undefined) {
+      throw new FirstlightError('busy', `${directory} is the root of a running container`, {
+        hint: 'end the container',
+      });
+    }
+    await this.#end(mount, lazy);
+    return { directory };
+  }
+
+  /** Mounts as `status` shows them, or only the one at a directory. */
+  async status(directory?: string): Promise<MountStatus[]> {
+    return [...this.#mounts.values()]
+      .filter((mount) => directory === undefined || mount.directory === directory)
+      .map((mount) => this.#describe(mount));
+  }
+
+  #describe(mount: Mount): MountStatus {
+    const { request, receiver, instance } = mount;
+    const transfer = transferStatus(receiver);
+    const { features, stats, mountedAt } = instance.status();
+    return {
+      id: mount.id,
+      directory: mount.directory,
+      image: request.image,
+      digest: receiver.digest,
+      platform: request.platform,
+      server: request.server,
+      rw: request.rw,
+      session: request.session,
+      trace: request.trace ?? null,
+      state: mount.state,
+      requestedAt: request.requestedAt,
+      headerAt: transfer.headerAt,
+      mountedAt,
+      firstReadAt: stats === undefined || stats.firstReadAt === 0 ? null : stats.firstReadAt,
+      firstFrameAt: transfer.firstFrameAt,
+      lastFrameAt: transfer.lastFrameAt,
+      bytesDone: transfer.bytesDone,
+      bytes: transfer.bytes,
+      headerBytes: transfer.headerBytes,
+      transfer,
+      features: features ?? null,
+      stats: stats ?? null,
+      waiting: receiver.template.native.waiting(),
+    };
+  }
+
+  /** The kernel has ended a session: somebody has unmounted it behind our back. */
+  #onEnded(id: string, error: string | undefined): void {
+    const mount = this.#mounts.get(id);
+    if (mount === undefined || mount.ending !== undefined) return;
+    this.#log.warn({ id, directory: mount.directory, error }, 'unmounted from outside');
+    mount.state = 'closed';
+    this.#endQuietly(mount);
+  }
+
+  #endQuietly(mount: Mount): void {
+    this.#end(mount, true).catch((error: unknown) => {
+      this.#log.error({ err: error, id: mount.id }, 'a mount could not be taken away');
+    });
+  }
+
+  /** An overlay that was unmounted from outside leaves the session below it, which hears nothing. */
+  async #lookForLost(): Promise<void> {
+    const candidates = [...this.#mounts.values()].filter(
+      (m) => m.state === 'mounted' && m.ending === undefined,
+    );
+    if (candidates.length === 0) return;
+    const mounts = await mountsNow();
+    for (const mount of candidates) {
+      if (mount.ending !== undefined || mountAt(mounts, mount.directory) !== undefined) continue;
+      this.#log.warn({ id: mount.id, directory: mount.directory }, 'unmounted from outside');
+      this.#endQuietly(mount);
+    }
+  }
+
+  /** Removes the snapshots of mounts that are gone; their number. What is in use, or may be, stays. */
+  async removeSnapshots(): Promise<number> {
+    const { snapshots } = this.#options.store.layout;
+    let removed = 0;
+    for (const id of await readdir(snapshots)) {
+      if (this.#mounts.has(id) || this.#making.has(id) || this.#detached.has(id)) continue;
+      await rm(join(snapshots, id), { recursive: true, force: true });
+      removed++;
+    }
+    return removed;
+  }
+
+  /** Takes everything away, by force where it must be. */
+  async endAll(): Promise<void> {
+    clearInterval(this.#watch);
+    for (const mount of [...this.#mounts.values()].reverse()) {
+      await this.#end(mount, true).catch((error: unknown) => {
+        this.#log.error({ err: error, id: mount.id }, 'a mount could not be taken away');
+      });
+    }
+  }
+}
+
+/** @throws FirstlightError `unsupported` for what a later version has */
+function checkModes(request: MountRequest): void {
+  if (request.rw === 'fuse') {
+    throw new FirstlightError('unsupported', '--rw fuse is not there yet', {
+      hint: 'use --rw overlay',
+    });
+  }
+  if (request.session === 'fuse-native') {
+    throw new FirstlightError('unsupported', '--session fuse-native is not there yet', {
+      hint: 'use --session kernel',
+    });
+  }
+}
+
+async function mountsNow() {
+  return parseMountInfo(await readFile('/proc/self/mountinfo', 'utf8'));
+}
+
+/** Resolves when the signal is aborted. */
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}

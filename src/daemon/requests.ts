@@ -1,0 +1,58 @@
+// Shape of every control request, checked before anything is done with it.
+import * as v from 'valibot';
+import { FirstlightError } from '../errors/errors.ts';
+import type { ControlRequest } from './control.ts';
+
+const text = v.pipe(v.string(), v.nonEmpty(), v.maxLength(4096));
+const path = v.pipe(text, v.startsWith('/'));
+const ms = v.pipe(v.number(), v.finite(), v.minValue(0));
+
+const request = v.variant('op', [
+  v.object({
+    op: v.literal('mount'),
+    image: text,
+    directory: v.exactOptional(path),
+    replaceDead: v.exactOptional(v.boolean()),
+    server: v.pipe(text, v.url()),
+    platform: text,
+    rw: v.picklist(['overlay', 'fuse', 'off']),
+    session: v.picklist(['kernel', 'fuse-native']),
+    trace: v.exactOptional(text),
+    updateFrom: v.exactOptional(v.pipe(v.array(text), v.maxLength(64))),
+    waitTimeoutMs: ms,
+    threads: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(64)),
+    passthrough: v.boolean(),
+    wait: v.boolean(),
+    lease: v.exactOptional(
+      v.object({
+        container: v.exactOptional(v.object({ command: v.array(text), id: text })),
+        bundle: v.exactOptional(path),
+      }),
+    ),
+    requestedAt: ms,
+    mountNamespace: v.exactOptional(text),
+  }),
+  v.object({ op: v.literal('umount'), directory: path, lazy: v.boolean() }),
+  v.object({
+    op: v.literal('status'),
+    directory: v.exactOptional(path),
+    follow: v.exactOptional(v.boolean()),
+  }),
+  v.object({ op: v.literal('images') }),
+  v.object({ op: v.literal('gc'), all: v.exactOptional(v.boolean()) }),
+  v.object({ op: v.literal('verify') }),
+  v.object({ op: v.literal('ping') }),
+  v.object({ op: v.literal('stop') }),
+]);
+
+/** @throws FirstlightError `usage` naming the field */
+export function parseRequest(value: unknown): ControlRequest {
+  const parsed = v.safeParse(request, value);
+  if (parsed.success) return parsed.output;
+  const [issue] = parsed.issues;
+  throw new FirstlightError(
+    'usage',
+    `bad control request: ${v.getDotPath(issue) ?? 'op'}: ${issue.message}`,
+    { hint: 'client and daemon are of different versions: run "firstlight daemon --stop"' },
+  );
+}

@@ -1,0 +1,92 @@
+// The receivers that mounts use, and those that go on after their last mount has gone: an image that
+// was asked for is worth having whole, or a worker that only runs short containers never has it.
+import type { Logger } from '../log/log.ts';
+import { Receiver, type ReceiverOptions } from '../receive/receiver.ts';
+import type { LayerStore } from '../store/layer-store.ts';
+import type { TransferStatus } from './control.ts';
+import type { IdleTimer } from './idle.ts';
+
+/** How often a transfer that nobody uses is looked at. */
+const LOOK_MS = 1000;
+
+interface Lingering {
+  receiver: Receiver;
+  release: () => void;
+}
+
+/** 0 means "not yet" in a receiver's progress. */
+function timeOrNull(ms: number): number | null {
+  return ms === 0 ? null : ms;
+}
+
+/** Progress as `status` shows it. */
+export function transferStatus(receiver: Receiver): TransferStatus {
+  const p = receiver.progress();
+  return {
+    ...p,
+    headerAt: timeOrNull(p.headerAt),
+    firstFrameAt: timeOrNull(p.firstFrameAt),
+    lastFrameAt: timeOrNull(p.lastFrameAt),
+    error: p.error ?? null,
+  };
+}
+
+export class Transfers {
+  readonly #store: LayerStore;
+  readonly #idle: IdleTimer;
+  readonly #log: Logger;
+  readonly #lingering = new Map<string, Lingering>();
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(store: LayerStore, idle: IdleTimer, log: Logger) {
+    this.#store = store;
+    this.#idle = idle;
+    this.#log = log;
+    this.#timer = setInterval(() => void this.#look(), LOOK_MS);
+    this.#timer.unref();
+  }
+
+  /** Opens a receiver for a mount; give it back with `release`. */
+  open(options: ReceiverOptions): Promise<Receiver> {
+    return Receiver.open(this.#store, options);
+  }
+
+  /** A mount has gone: its transfer goes on alone until all is there, or the server fails it. */
+  async release(receiver: Receiver): Promise<void> {
+    const { digest } = receiver;
+    const keep = receiver.progress().state === 'receiving' && !this.#lingering.has(digest);
+    if (!keep) {
+      await receiver.close();
+      return;
+    }
+    this.#log.info({ image: digest }, 'the transfer goes on without a mount');
+    this.#lingering.set(digest, { receiver, release: this.#idle.use() });
+    // Told by `#look`, which also sees the ones that do not complete.
+    receiver.complete.catch(() => undefined);
+  }
+
+  async #look(): Promise<void> {
+    for (const [digest, { receiver }] of this.#lingering) {
+      if (receiver.progress().state !== 'receiving') await this.#end(digest);
+    }
+  }
+
+  async #end(digest: string): Promise<void> {
+    const lingering = this.#lingering.get(digest);
+    if (lingering === undefined) return;
+    this.#lingering.delete(digest);
+    try {
+      await lingering.receiver.close();
+    } catch (error) {
+      this.#log.warn({ err: error, image: digest }, 'a transfer did not close cleanly');
+    } finally {
+      lingering.release();
+    }
+  }
+
+  /** Stops them all; what has arrived stays. */
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    for (const digest of [...this.#lingering.keys()]) await this.#end(digest);
+  }
+}

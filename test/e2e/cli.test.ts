@@ -1,0 +1,389 @@
+// The command line against real servers, daemons, mounts and containers: what each command does, and
+// how each failure ends.
+import { chmod, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import type { MountStatus, StoredImage } from '../../src/daemon/control.ts';
+import { runtimeDir } from '../../src/daemon/paths.ts';
+import { busyboxImage, busyboxLayout } from '../lib/busybox-image.ts';
+import { mountsBelow } from '../lib/leaks.ts';
+import { type Ended, must, run, until } from '../lib/proc.ts';
+import { Stage } from '../lib/stage.ts';
+
+/** A stage with a server that has the tiny image as `tiny:1`. */
+async function tiny(t: ExecutionContext, rate?: string): Promise<Stage> {
+  const stage = await Stage.open(t);
+  await stage.serve(rate === undefined ? {} : { rate });
+  await stage.addImage(`rootfs:${await busyboxImage(stage.dir)}`, 'tiny:1');
+  return stage;
+}
+
+/** The failure contract: exit code, one line with what to do, nothing on stdout. */
+function failed(t: ExecutionContext, ended: Ended, code: number, line: RegExp): void {
+  t.is(ended.code, code, ended.stderr);
+  const lines = ended.stderr.trimEnd().split('\n');
+  t.is(lines.length, 1, ended.stderr);
+  t.regex(lines[0]!, /^firstlight: /);
+  t.regex(lines[0]!, line);
+  t.is(ended.stdout.toString(), '');
+}
+
+test('version, help and a bare call', async (t) => {
+  const stage = await Stage.open(t);
+  t.regex(await stage.must(['--version']), /^\d+\.\d+\.\d+\n$/);
+  t.regex(await stage.must(['mount', '--help']), /Usage: firstlight mount/);
+  const bare = await stage.run([]);
+  t.is(bare.code, 2);
+  t.is(bare.stdout.toString(), '');
+});
+
+test('mount, look, write, umount', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mount('tiny:1');
+  t.is(
+    await must('cat', [join(dir, 'etc/passwd')]),
+    'root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n',
+  );
+  await must('sh', ['-c', 'echo new > "$0/etc/new" && rm "$0/etc/group"', dir]);
+  t.is(await must('cat', [join(dir, 'etc/new')]), 'new\n');
+  const listed = await stage.json<{ mounts: MountStatus[]; images: StoredImage[] }>(['ls']);
+  t.like(listed.mounts[0], { directory: dir, image: 'tiny:1', rw: 'overlay', state: 'mounted' });
+  t.deepEqual(listed.images[0]?.names, ['tiny:1']);
+  t.regex(await stage.must(['ls']), /tiny:1/);
+  await stage.must(['umount', dir]);
+  t.deepEqual(await mountsBelow(stage.dir), []);
+  t.deepEqual(await readdir(dir), []);
+  const again = await stage.mount('tiny:1');
+  t.is((await run('test', ['-e', join(again, 'etc/new')])).code, 1, 'a new mount begins anew');
+  t.is((await run('test', ['-e', join(again, 'etc/group')])).code, 0);
+});
+
+test('a read-only mount refuses writes', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mount('tiny:1', ['--rw', 'off']);
+  const touch = await run('touch', [join(dir, 'x')]);
+  t.regex(touch.stderr, /Read-only file system/);
+  await stage.must(['umount', dir]);
+  t.deepEqual(await mountsBelow(stage.dir), []);
+});
+
+test('status has every time and count, and ends complete', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mountPoint();
+  const mount = await stage.json<MountStatus>(['mount', 'tiny:1', dir, '--wait']);
+  t.is(mount.transfer.state, 'complete');
+  await must('cat', [join(dir, 'bin/busybox')]);
+  const status = await stage.mountStatus(dir);
+  t.is(status.bytesDone, status.bytes);
+  t.true(status.bytes > 0 && status.headerBytes > 0);
+  const { requestedAt, headerAt, mountedAt, firstReadAt, lastFrameAt } = status;
+  t.true(requestedAt <= headerAt! && headerAt! <= mountedAt, JSON.stringify(status));
+  t.true(mountedAt <= firstReadAt! && headerAt! <= lastFrameAt!);
+  t.true(Date.now() - requestedAt < 60_000);
+  t.truthy(status.features?.protocol);
+  t.true(status.stats!.opens >= 1);
+  t.regex(await stage.must(['status', dir]), /transfer {2}complete, 100%/);
+});
+
+test('mount returns before the image is there; --wait and --follow return when it is', async (t) => {
+  const stage = await tiny(t, '4mbit');
+  const dir = await stage.mount('tiny:1');
+  t.is((await stage.mountStatus(dir)).transfer.state, 'receiving');
+  await stage.must(['status', '--follow', '--quiet', dir]);
+  t.is((await stage.mountStatus(dir)).transfer.state, 'complete');
+});
+
+test('Ctrl-C while waiting takes the mount away', async (t) => {
+  const stage = await tiny(t, '200kbit');
+  const dir = await stage.mountPoint();
+  const waiting = stage.start(['mount', 'tiny:1', dir, '--wait']);
+  await until('mounted', async () => (await mountsBelow(dir)).length > 0);
+  const ended = await waiting.kill('SIGINT');
+  t.is(ended.code, 130);
+  await until('unmounted', async () => (await mountsBelow(stage.dir)).length === 0);
+});
+
+test('the mount outlives the shell that made it', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mountPoint();
+  const program = `"${process.execPath}" "${join(import.meta.dirname, '../../bin/firstlight.js')}" mount tiny:1 "${dir}"`;
+  // The shell and its whole process group are gone when the file is read.
+  await must('setsid', ['--wait', 'sh', '-c', `${program} && kill -HUP 0; true`], {
+    env: stage.env,
+  }).catch(() => '');
+  t.is(await must('cat', [join(dir, 'etc/not-executable')]), 'text\n');
+});
+
+test('usage errors end with 2', async (t) => {
+  const stage = await Stage.open(t);
+  const dir = await stage.mountPoint();
+  failed(t, await stage.run(['mount', 'BAD::x', dir]), 2, /'BAD::x' is not an image reference/);
+  failed(t, await stage.run(['mount', 'tiny:1']), 2, /DIR/);
+  failed(t, await stage.run(['mount', 'a:1', dir, '--rw', 'maybe']), 2, /overlay, fuse, off/);
+  failed(t, await stage.run(['mount', 'a:1', dir, '--platform', 'a/b/c/d']), 2, /not a platform/);
+  await writeFile(join(stage.dir, 'file'), '');
+  failed(t, await stage.run(['mount', 'a:1', join(stage.dir, 'file')]), 2, /not a directory/);
+  failed(t, await stage.run(['image', 'add', 'what:ever']), 2, /docker-archive/);
+  failed(t, await stage.run(['mout', 'a:1', dir]), 2, /mount/);
+  const config = join(stage.dir, 'config.toml');
+  await writeFile(config, 'nonsense = 1\n');
+  failed(t, await stage.run(['ls', '--config', config]), 2, /config\.toml: unknown key "nonsense"/);
+});
+
+test('no such image, directory or mount: 3', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mountPoint();
+  failed(t, await stage.run(['mount', 'nosuch:1', dir]), 3, /no image nosuch:1/);
+  failed(t, await stage.run(['mount', 'tiny:1', join(stage.dir, 'none')]), 3, /mkdir -p/);
+  failed(t, await stage.run(['umount', dir]), 3, /not mounted/);
+  failed(t, await stage.run(['status', dir]), 3, /not mounted/);
+  failed(t, await stage.run(['image', 'rm', 'nosuch:1']), 3, /nosuch:1/);
+  failed(t, await stage.run(['image', 'add', 'rootfs:none.tar', '--name', 'a:1']), 3, /none\.tar/);
+  t.deepEqual(await mountsBelow(stage.dir), []);
+});
+
+test('no server: 4', async (t) => {
+  const stage = await Stage.open(t);
+  const dir = await stage.mountPoint();
+  const nobody = ['--server', 'http://127.0.0.1:1'];
+  failed(t, await stage.run(['mount', 'tiny:1', dir, ...nobody]), 4, /127\.0\.0\.1:1/);
+  failed(t, await stage.run(['image', 'ls', ...nobody]), 4, /firstlight serve/);
+});
+
+test('no permission for /dev/fuse: 5', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mountPoint();
+  // The checkout may lie where nobody may not look; what is tested is the program, so it gets a copy
+  // of nothing: setpriv keeps the open files and drops the rest.
+  await chmod(stage.dir, 0o755);
+  const root = join(stage.dir, 'of-nobody');
+  await mkdir(root);
+  await must('chown', ['nobody', root]);
+  const node = join(import.meta.dirname, '../../node_modules/.bin/node');
+  const program = join(import.meta.dirname, '../../bin/firstlight.js');
+  const asNobody = ['--reuid=65534', '--regid=65534', '--clear-groups', '--no-new-privs'];
+  const reachable = await run('setpriv', [...asNobody, node, program, '--version']);
+  t.is(reachable.code, 0, `nobody cannot run the program: ${reachable.stderr}`);
+  const ended = await run(
+    'setpriv',
+    [...asNobody, node, program, 'mount', 'tiny:1', dir, '--root', root],
+    { env: stage.env },
+  );
+  failed(t, ended, 5, /\/dev\/fuse.*root/);
+});
+
+test('a busy mount point: 6, naming who uses it', async (t) => {
+  const stage = await tiny(t);
+  failed(t, await stage.run(['mount', 'tiny:1', '/proc']), 6, /\/proc is a mount point already/);
+  const dir = await stage.mount('tiny:1');
+  failed(t, await stage.run(['mount', 'tiny:1', dir]), 6, /mount point already/);
+  failed(t, await stage.run(['mount', 'tiny:1', join(dir, 'etc')]), 6, /inside/);
+  const { Background } = await import('../lib/proc.ts');
+  const user = new Background('sh', ['-c', 'cd "$0" && echo in && read x', dir], {
+    keepInput: true,
+  });
+  await until('the user is inside', () => user.stdout.includes('in'));
+  const busy = await stage.run(['umount', dir]);
+  failed(t, busy, 6, new RegExp(`in use by sh \\(${user.pid}\\).*--lazy`));
+  t.is((await stage.mountStatus(dir)).state, 'mounted');
+  t.is(await must('cat', [join(dir, 'etc/not-executable')]), 'text\n', 'it works on');
+  await stage.must(['umount', '--lazy', dir]);
+  t.deepEqual(await readdir(dir), []);
+  await user.kill();
+});
+
+test('an image for another platform: 8', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mountPoint();
+  const ended = await stage.run(['mount', 'tiny:1', dir, '--platform', 'linux/s390x']);
+  failed(t, ended, 8, /linux\/s390x.*linux\//);
+});
+
+test('a broken archive: 9', async (t) => {
+  const stage = await tiny(t);
+  await writeFile(join(stage.dir, 'broken.tar'), Buffer.alloc(4096, 'x'));
+  const ended = await stage.run(['image', 'add', 'rootfs:broken.tar', '--name', 'a:1']);
+  failed(t, ended, 9, /./);
+  t.is((await stage.json<unknown[]>(['image', 'ls'])).length, 1);
+});
+
+test('not there yet: 12', async (t) => {
+  const stage = await Stage.open(t);
+  const dir = await stage.mountPoint();
+  failed(t, await stage.run(['mount', 'a:1', dir, '--rw', 'fuse']), 12, /--rw overlay/);
+  failed(t, await stage.run(['mount', 'a:1', dir, '--session', 'fuse-native']), 12, /kernel/);
+  failed(t, await stage.run(['run', 'a:1', '--runtime', 'nosuch']), 12, /no OCI runtime.*nosuch/);
+});
+
+test('with --json an error is an object on stdout', async (t) => {
+  const stage = await Stage.open(t);
+  const ended = await stage.run(['mount', 'BAD::x', '/mnt', '--json']);
+  t.is(ended.code, 2);
+  const { error } = JSON.parse(ended.stdout.toString()) as {
+    error: { kind: string; hint: string };
+  };
+  t.is(error.kind, 'usage');
+  t.regex(error.hint, /HOST\/NAME:TAG/);
+});
+
+test('a full disk of the worker: 7, and nothing is left', async (t) => {
+  const stage = await tiny(t);
+  const small = join(stage.dir, 'small');
+  await mkdir(small);
+  await must('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', small]);
+  stage.onClose(async () => {
+    await stage.run(['daemon', '--stop', '--root', join(small, 'root')]);
+    await must('umount', ['-l', small]);
+  });
+  const dir = await stage.mountPoint();
+  const ended = await stage.run(['mount', 'tiny:1', dir, '--root', join(small, 'root')]);
+  failed(t, ended, 7, /space/i);
+  t.deepEqual(await mountsBelow(dir), []);
+});
+
+test('a full disk of the server: 7, and the image is not there', async (t) => {
+  const stage = await Stage.open(t);
+  const small = join(stage.dir, 'small');
+  await mkdir(small);
+  await must('mount', ['-t', 'tmpfs', '-o', 'size=1500k', 'tmpfs', small]);
+  stage.onClose(async () => {
+    await must('umount', ['-l', small]);
+  });
+  const tar = await busyboxImage(stage.dir);
+  const ended = await stage.run([
+    'image',
+    'add',
+    `rootfs:${tar}`,
+    '--name',
+    'a:1',
+    '--data',
+    join(small, 'data'),
+  ]);
+  failed(t, ended, 7, /space/i);
+  t.deepEqual(await stage.json(['image', 'ls', '--data', join(small, 'data')]), []);
+});
+
+test('a reader that goes away ends the output without a word', async (t) => {
+  const stage = await tiny(t);
+  const line = `"${process.execPath}" "${join(import.meta.dirname, '../../bin/firstlight.js')}" image inspect tiny:1`;
+  const ended = await run('bash', ['-c', `set -o pipefail; ${line} | true`], { env: stage.env });
+  t.is(ended.stderr, '');
+});
+
+test('two commands at once start one daemon', async (t) => {
+  const stage = await tiny(t);
+  const dirs = await Promise.all(['a', 'b', 'c'].map((name) => stage.mountPoint(name)));
+  const ends = await Promise.all(dirs.map((dir) => stage.run(['mount', 'tiny:1', dir])));
+  t.deepEqual(
+    ends.map((ended) => [ended.code, ended.stderr]),
+    dirs.map(() => [0, '']),
+  );
+  const { mounts } = await stage.status();
+  t.deepEqual(mounts.map((mount) => mount.directory).sort(), dirs);
+});
+
+test('the daemon ends when idle, and its socket with it', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mountPoint();
+  await stage.must(['mount', 'tiny:1', dir, '--wait', '--idle', '1s']);
+  const pid = await stage.daemonPid();
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  t.is(await stage.daemonPid(), pid, 'not while something is mounted');
+  await stage.must(['umount', dir]);
+  await until('the daemon has ended', async () => (await stage.status()).daemon === null);
+  await t.throwsAsync(stat(join(stage.root, 'control.sock')), { code: 'ENOENT' });
+});
+
+test('SIGTERM of the daemon unmounts cleanly', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mount('tiny:1');
+  const pid = await stage.daemonPid();
+  process.kill(pid, 'SIGTERM');
+  await until('unmounted', async () => (await mountsBelow(stage.dir)).length === 0);
+  await until('the daemon has ended', async () => (await stage.status()).daemon === null);
+  t.deepEqual(await readdir(dir), []);
+});
+
+for (const rw of ['overlay', 'off']) {
+  test(`a dead mount is replaced (--rw ${rw})`, async (t) => {
+    const stage = await tiny(t);
+    const dir = await stage.mount('tiny:1', ['--rw', rw]);
+    process.kill(await stage.daemonPid(), 'SIGKILL');
+    await until('the mount is dead', async () => (await run('ls', [join(dir, 'etc')])).code !== 0);
+    await stage.must(['mount', 'tiny:1', dir, '--rw', rw]);
+    t.is(await must('cat', [join(dir, 'etc/not-executable')]), 'text\n');
+    await stage.must(['umount', dir]);
+    t.deepEqual(await mountsBelow(stage.dir), []);
+  });
+}
+
+test('a dead mount can be unmounted', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mount('tiny:1', ['--rw', 'off']);
+  process.kill(await stage.daemonPid(), 'SIGKILL');
+  await until('the mount is dead', async () => (await run('ls', [dir])).code !== 0);
+  await stage.must(['umount', dir]);
+  t.deepEqual(await mountsBelow(stage.dir), []);
+});
+
+test('an unmount from outside is noticed', async (t) => {
+  const stage = await tiny(t);
+  const over = await stage.mount('tiny:1', [], 'over');
+  const plain = await stage.mount('tiny:1', ['--rw', 'off'], 'plain');
+  await must('umount', [over]);
+  await must('umount', [plain]);
+  await until('nothing is mounted', async () => (await stage.status()).mounts.length === 0);
+  t.deepEqual(await mountsBelow(stage.dir), []);
+});
+
+test('a root with a long path has its socket elsewhere', async (t) => {
+  const stage = await tiny(t);
+  const root = join(stage.dir, 'deep-'.repeat(20), 'root');
+  const dir = await stage.mountPoint();
+  await stage.must(['mount', 'tiny:1', dir, '--root', root]);
+  t.is((await stat(join(runtimeDir(root), 'control.sock'))).mode & 0o777, 0o600);
+  await stage.must(['umount', dir, '--root', root]);
+  await stage.must(['daemon', '--stop', '--root', root]);
+  await t.throwsAsync(stat(runtimeDir(root)), { code: 'ENOENT' });
+});
+
+test('mounting below a symbolic link mounts at its target', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mountPoint('target');
+  await symlink(dir, join(stage.dir, 'link'));
+  await stage.must(['mount', 'tiny:1', join(stage.dir, 'link')]);
+  t.is((await stage.status()).mounts[0]?.directory, dir);
+  await stage.must(['umount', join(stage.dir, 'link')]);
+});
+
+test('gc --all and verify', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mount('tiny:1', ['--wait']);
+  t.regex(await stage.must(['verify']), /contents checked/);
+  t.is((await stage.json<{ images: number }>(['gc', '--all'])).images, 0, 'not while mounted');
+  await stage.must(['umount', dir]);
+  const removed = await stage.json<{ images: number; bytes: number }>(['gc', '--all']);
+  t.is(removed.images, 1);
+  t.true(removed.bytes > 1_000_000);
+  t.deepEqual((await stage.json<{ images: unknown[] }>(['ls'])).images, []);
+});
+
+test('images of a layout are uploaded, listed, inspected and removed', async (t) => {
+  const stage = await Stage.open(t);
+  await stage.serve();
+  const layout = await busyboxLayout(stage.dir, ['--config.cmd', 'echo', '--config.cmd', 'hi']);
+  await stage.must(['image', 'add', `oci:${layout}:latest`, '--name', 'tiny:2']);
+  const index = JSON.parse(await readFile(join(layout, 'index.json'), 'utf8')) as {
+    manifests: { digest: string }[];
+  };
+  const listed = await stage.json<{ name: string; digest: string }[]>(['image', 'ls']);
+  t.like(listed[0], { name: 'tiny:2', digest: index.manifests[0]!.digest });
+  const detail = await stage.json<{ config: { config: { Cmd: string[] } } }>([
+    'image',
+    'inspect',
+    'tiny:2',
+  ]);
+  t.deepEqual(detail.config.config.Cmd, ['echo', 'hi']);
+  await stage.must(['image', 'rm', 'tiny:2']);
+  t.deepEqual(await stage.json(['image', 'ls']), []);
+});
