@@ -52,6 +52,7 @@ export class Arrivals {
   /** End of the last write for each large content: they follow one another. */
   readonly #queues = new Map<number, Promise<void>>();
   #readyCount = 0;
+  #closing: Promise<void> | undefined;
   listener: PartListener | undefined;
 
   private constructor(
@@ -331,10 +332,12 @@ export class Arrivals {
     return lost;
   }
 
-  /** Closes the slot files. */
-  async close(): Promise<void> {
-    await this.#digests.close();
-    await this.#parts.close();
+  /** Closes the slot files. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= Promise.all([this.#digests.close(), this.#parts.close()]).then(
+      () => undefined,
+    );
+    return this.#closing;
   }
 }
 

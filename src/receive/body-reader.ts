@@ -2,26 +2,46 @@
 import type { Readable } from 'node:stream';
 import { FirstlightError } from '../errors/errors.ts';
 
-/** A body with a position. Every method but `destroy` may be called only when the last has ended. */
+/** Bytes that are kept ready before the connection is told to wait. */
+const READY_BYTES = 1 << 20;
+
+/**
+ * A body with a position. It is read ahead a little, and what has come before an error is given out
+ * before the error is: a connection that breaks costs nothing of what it has brought. Every method
+ * but `destroy` may be called only when the last call has ended.
+ */
 export class BodyReader {
   readonly #body: Readable;
-  readonly #translate: (error: unknown) => Error;
-  readonly #chunks: AsyncIterator<Buffer>;
-  #chunk: Buffer = Buffer.alloc(0);
-  #received = 0;
+  readonly #chunks: Buffer[] = [];
+  /** Bytes of the first chunk that are used up, and bytes in all chunks that are not. */
+  #used = 0;
+  #ready = 0;
+  /** Set at the end: null for a proper one. */
+  #ended: Error | null | undefined;
+  #wake: (() => void) | undefined;
 
   /** @param translate  gives the connection's own errors their words */
   constructor(body: Readable, translate: (error: unknown) => Error) {
     this.#body = body;
-    this.#translate = translate;
-    // An error between two calls would end the process for want of a listener; the next call gets it.
-    body.on('error', () => undefined);
-    this.#chunks = body[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+    body.on('data', (chunk: Buffer) => {
+      this.#chunks.push(chunk);
+      this.#ready += chunk.length;
+      if (this.#ready >= READY_BYTES) body.pause();
+      this.#wakeUp();
+    });
+    body.on('end', () => this.#finish(null));
+    body.on('error', (error) => this.#finish(translate(error)));
+    body.on('close', () => this.#finish(tooEarly()));
   }
 
-  /** Bytes taken or skipped so far. */
-  get received(): number {
-    return this.#received;
+  #finish(error: Error | null): void {
+    this.#ended = this.#ended === undefined ? error : this.#ended;
+    this.#wakeUp();
+  }
+
+  #wakeUp(): void {
+    this.#wake?.();
+    this.#wake = undefined;
   }
 
   /**
@@ -29,14 +49,12 @@ export class BodyReader {
    * @throws FirstlightError 'unreachable' or 'timeout' where the body ends before, or stalls
    */
   async take(bytes: number): Promise<Buffer> {
-    if (this.#chunk.length >= bytes) return this.#cut(bytes);
+    if (bytes === 0) return Buffer.alloc(0);
+    const first = await this.#some(bytes);
+    if (first.length === bytes) return first;
     const whole = Buffer.allocUnsafe(bytes);
-    let filled = 0;
-    while (filled < bytes) {
-      const piece = await this.#some(bytes - filled);
-      piece.copy(whole, filled);
-      filled += piece.length;
-    }
+    let filled = first.copy(whole);
+    while (filled < bytes) filled += (await this.#some(bytes - filled)).copy(whole, filled);
     return whole;
   }
 
@@ -45,44 +63,49 @@ export class BodyReader {
     for (let left = bytes; left > 0; ) left -= (await this.#some(left)).length;
   }
 
-  /** Ends the connection; a `take` under way is rejected. */
-  destroy(): void {
-    this.#body.destroy();
-  }
-
   /**
    * Sees the end of the body, so that the connection can serve another request.
    * @throws FirstlightError 'corrupt' where there is more
    */
   async end(): Promise<void> {
-    if (this.#chunk.length === 0 && (await this.#next()).done === true) return;
+    await this.#arrival();
+    if (this.#ready === 0 && this.#ended === null) return;
     this.destroy();
+    if (this.#ready === 0 && this.#ended) throw this.#ended;
     throw new FirstlightError('corrupt', 'the server sent more than was asked for');
   }
 
-  async #next(): Promise<IteratorResult<Buffer>> {
-    try {
-      return await this.#chunks.next();
-    } catch (error) {
-      throw this.#translate(error);
+  /** Ends the connection; a `take` under way is rejected. */
+  destroy(): void {
+    this.#body.destroy();
+  }
+
+  /** Resolves when there are bytes, or no more will come. */
+  async #arrival(): Promise<void> {
+    while (this.#ready === 0 && this.#ended === undefined) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
     }
   }
 
+  /** At most `most` bytes of the next chunk, at least one. */
   async #some(most: number): Promise<Buffer> {
-    while (this.#chunk.length === 0) {
-      const { done, value } = await this.#next();
-      if (done === true) {
-        throw new FirstlightError('unreachable', 'the server ended its answer too early');
-      }
-      this.#chunk = value;
+    await this.#arrival();
+    const chunk = this.#chunks[0];
+    if (chunk === undefined) throw this.#ended ?? tooEarly();
+    const piece = chunk.subarray(this.#used, Math.min(chunk.length, this.#used + most));
+    this.#used += piece.length;
+    this.#ready -= piece.length;
+    if (this.#used === chunk.length) {
+      this.#chunks.shift();
+      this.#used = 0;
     }
-    return this.#cut(Math.min(most, this.#chunk.length));
-  }
-
-  #cut(bytes: number): Buffer {
-    const piece = this.#chunk.subarray(0, bytes);
-    this.#chunk = this.#chunk.subarray(bytes);
-    this.#received += bytes;
+    if (this.#ready < READY_BYTES / 2 && this.#body.isPaused()) this.#body.resume();
     return piece;
   }
+}
+
+function tooEarly(): FirstlightError {
+  return new FirstlightError('unreachable', 'the server ended its answer too early');
 }

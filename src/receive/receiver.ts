@@ -3,13 +3,14 @@
 //
 // Opens of one image share one transfer and one template (SharedImage); a Receiver is one user's
 // handle on them.
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Toc } from '../delta/toc.ts';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { isDigest } from '../store/layout.ts';
 import type { NativeTemplateFactory, Template } from '../tree/template.ts';
-import type { BackoffBounds } from './backoff.ts';
+import { type BackoffBounds, backoffMs } from './backoff.ts';
 import { DEFAULT_TIMEOUTS, type DeltaAnswer, DeltaClient, type Timeouts } from './delta-client.ts';
 import { findInBases, readHeader } from './header.ts';
 import type { Progress } from './progress.ts';
@@ -36,6 +37,12 @@ export interface ReceiverOptions {
 
 /** How long a server may take to say what a name means when the store could do without it, in ms. */
 const NAME_CHECK_MS = 3000;
+
+/** Attempts to get a header over connections that break, before the opening fails. */
+const HEADER_ATTEMPTS = 4;
+/** There is nobody at the address: trying again at once would not help. */
+const NOBODY = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH'];
+const CONNECT_TIMEOUT = 'UND_ERR_CONNECT_TIMEOUT';
 
 /** What this process shares between opens of one store. */
 class Shared {
@@ -64,6 +71,10 @@ function sharedOf(store: LayerStore): Shared {
     shared = made;
     SHARED.set(store, made);
     store.onClose(async () => {
+      for (const opening of made.images.values()) {
+        // One that failed to open has nothing to stop.
+        await (await opening.catch(() => undefined))?.shutDown();
+      }
       for (const client of made.clients.values()) await client.close();
     });
   }
@@ -143,6 +154,14 @@ export class Receiver {
     this.#closing ??= this.#shared.release();
     return this.#closing;
   }
+}
+
+/** True for what may be over at the next attempt: a broken connection, a stall, a restarting server. */
+function isPassing(error: unknown): boolean {
+  const { kind, cause } = toFirstlightError(error);
+  const code = (cause as NodeJS.ErrnoException | undefined)?.code ?? '';
+  if (kind === 'unreachable') return ![...NOBODY, CONNECT_TIMEOUT].includes(code);
+  return kind === 'timeout';
 }
 
 /** One opening of a reference. */
@@ -240,7 +259,7 @@ class Opening {
   async #fetch(client: DeltaClient, offered: string[]): Promise<SharedImage> {
     const { signal } = this.#options;
     let bases = offered;
-    for (;;) {
+    for (let failures = 0; ; ) {
       const abort = new AbortController();
       // The caller's signal ends the opening, not the transfer that others may share by then.
       const forward = () => abort.abort(signal?.reason);
@@ -259,7 +278,10 @@ class Opening {
         abort.abort();
       } catch (error) {
         abort.abort();
-        throw error;
+        if (signal?.aborted === true || !isPassing(error) || ++failures >= HEADER_ATTEMPTS)
+          throw error;
+        this.#options.log.warn({ err: error, failures }, 'the header did not arrive; trying again');
+        await sleep(backoffMs(failures, this.#options.backoff));
       } finally {
         signal?.removeEventListener('abort', forward);
       }

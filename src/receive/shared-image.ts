@@ -117,9 +117,13 @@ export class SharedImage {
 
   /** One user less; after the last, everything is stopped when it resolves. */
   async release(): Promise<void> {
-    if (--this.#users > 0) return;
+    if (--this.#users === 0) await this.shutDown();
+  }
+
+  /** Stops everything, whoever still uses it: the store is being closed. Idempotent. */
+  shutDown(): Promise<void> {
     this.#closed ??= this.#close();
-    await this.#closed;
+    return this.#closed;
   }
 
   /** Set from the moment in which the last user goes; resolves when everything is stopped. */

@@ -446,6 +446,7 @@ export class Transfer {
     await store.contents.makeDurable();
     await image.setState({ complete: true });
     await store.removePartials(image.digest);
+    await arrivals.close();
     this.#count();
     this.progress.state = 'complete';
     delete this.progress.error;

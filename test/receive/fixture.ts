@@ -194,9 +194,11 @@ export class FaultyServer {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
 
-  private constructor() {
+  private constructor(http: Server) {
     this.delta = async () => undefined;
-    this.#server = createServer((request, response) => void this.#answer(request, response));
+    this.#server = http;
+    this.url = `http://127.0.0.1:${(http.address() as AddressInfo).port}`;
+    http.on('request', (request, response) => void this.#answer(request, response));
     this.#server.on('connection', (socket) => {
       this.#sockets.add(socket);
       socket.on('close', () => this.#sockets.delete(socket));
@@ -204,15 +206,15 @@ export class FaultyServer {
   }
 
   static async start(t: { teardown(fn: () => unknown): void }, port = 0): Promise<FaultyServer> {
-    const server = new FaultyServer();
-    await new Promise<void>((resolve) => server.#server.listen(port, '127.0.0.1', resolve));
+    const http = createServer();
+    await new Promise<void>((resolve) => http.listen(port, '127.0.0.1', resolve));
+    const server = new FaultyServer(http);
     t.teardown(() => server.stop());
     return server;
   }
 
-  get url(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
-  }
+  /** Stays the same after `stop`. */
+  readonly url: string;
 
   /** Number of connections that have been made and not closed. */
   get connections(): number {
@@ -296,10 +298,9 @@ export class FaultyServer {
       if (fault.rate !== undefined) await new Promise((resolve) => setTimeout(resolve, 10));
     }
     if (fault.cutAfter !== undefined && end < bytes.length) {
-      // What was written is to arrive first: a reset would throw it away at the other end.
-      await new Promise<void>((resolve) => response.write('', () => resolve()));
+      // A FIN behind all that was written: a reset would throw bytes away at the other end.
+      response.flushHeaders();
       response.socket?.end();
-      response.destroy();
     } else if (fault.stallAfter === undefined || end >= bytes.length) response.end();
   }
 }
