@@ -16,6 +16,7 @@ export class BodyReader {
   /** Bytes of the first chunk that are used up, and bytes in all chunks that are not. */
   #used = 0;
   #ready = 0;
+  #lastByteAt = performance.now();
   /** Set at the end: null for a proper one. */
   #ended: Error | null | undefined;
   #wake: (() => void) | undefined;
@@ -26,6 +27,7 @@ export class BodyReader {
     body.on('data', (chunk: Buffer) => {
       this.#chunks.push(chunk);
       this.#ready += chunk.length;
+      this.#lastByteAt = performance.now();
       if (this.#ready >= READY_BYTES) body.pause();
       this.#wakeUp();
     });
@@ -42,6 +44,11 @@ export class BodyReader {
   #wakeUp(): void {
     this.#wake?.();
     this.#wake = undefined;
+  }
+
+  /** How long nothing has come, in ms; 0 while there are bytes that nobody has taken. */
+  get idleMs(): number {
+    return this.#ready > 0 ? 0 : performance.now() - this.#lastByteAt;
   }
 
   /**

@@ -44,6 +44,8 @@ export interface TransferParts {
 const NEAR_BYTES = 1 << 20;
 /** Frames that are here already are streamed over, up to this many bytes, rather than asked around. */
 const GAP_BYTES = 1 << 20;
+/** A stream that has brought nothing for this long is not waited for. */
+const STALL_MS = 300;
 /** How often it is asked again whether the stream still brings a waited-for frame soon. */
 const RECHECK_MS = 250;
 
@@ -157,6 +159,7 @@ export class Transfer {
   #isNear(plan: FramePlan, frame: number): boolean {
     const stream = this.#stream;
     if (stream === undefined || frame < stream.frame || frame >= stream.end) return false;
+    if (stream.body.idleMs > STALL_MS) return false;
     const target = plan.frames[frame]!;
     const ahead = target.offset - plan.frames[stream.frame]!.offset;
     const { bytesPerMs } = this.#rate;
