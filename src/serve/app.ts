@@ -7,9 +7,9 @@ import fastify, {
   type FastifyRequest,
   LogController,
 } from 'fastify';
-import { FirstlightError, httpStatus, toFirstlightError } from '../errors/errors.ts';
+import { FirstlightError, httpStatus } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
-import { errorBody } from './error-body.ts';
+import { clientError, errorBody } from './error-body.ts';
 
 /** No upload takes longer than this. */
 const REQUEST_MS = 24 * 3600 * 1000;
@@ -54,7 +54,7 @@ export function makeApp(
     const refused = !(thrown instanceof FirstlightError) && status !== undefined && status < 500;
     const error = refused
       ? new FirstlightError('usage', (thrown as Error).message)
-      : toFirstlightError(thrown);
+      : clientError(thrown);
     onError(error.kind);
     if (httpStatus(error) >= 500) {
       const { kind, message, stack } = error;

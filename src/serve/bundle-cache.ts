@@ -13,7 +13,7 @@ import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import type { BlobStore, BundleReader } from './blobs.ts';
 import type { BundleRecord, Catalog } from './catalog.ts';
-import { type Encode, encodeInThread } from './encode.ts';
+import { encode } from './encode.ts';
 import type { Gate } from './gate.ts';
 
 /** Documents of an image as the encoder wants them. */
@@ -58,7 +58,6 @@ function gone(image: string): FirstlightError {
 /** See the head of this file. */
 export class BundleCache {
   readonly #o: BundleCacheOptions;
-  readonly #encode: Encode;
   readonly #queue: PQueue;
   /** Computations under way, by key: whoever wants the same waits for the same. */
   readonly #running = new Map<string, Promise<BundleRecord | undefined>>();
@@ -72,7 +71,6 @@ export class BundleCache {
 
   constructor(options: BundleCacheOptions) {
     this.#o = options;
-    this.#encode = encodeInThread;
     this.#queue = new PQueue({ concurrency: options.encodesAtOnce });
   }
 
@@ -208,7 +206,7 @@ export class BundleCache {
     const drop = () => blobs.dropScratch(scratch);
     const started = performance.now();
     try {
-      const { id, bytes, headerBytes } = await this.#encode(
+      const { id, bytes, headerBytes } = await encode(
         { image, bases, contentDir: blobs.contentDir },
         path,
         AbortSignal.any([signal, this.#ending.signal]),
@@ -230,6 +228,9 @@ export class BundleCache {
       return { record, path, drop };
     } catch (error) {
       await drop();
+      if (!signal.aborted && !this.#ending.signal.aborted) {
+        log.error({ image: image.digest, error }, 'a bundle cannot be computed');
+      }
       throw error;
     }
   }

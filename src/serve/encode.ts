@@ -1,44 +1,47 @@
-// The call from the server into the encoder: contents come from the store's directory.
-import { open } from 'node:fs/promises';
-import { join } from 'node:path';
-import { type EncodedBundle, encodeBundle } from '../delta/bundle-encode.ts';
+// The call from the server into the encoder (delta/), which runs in a thread of its own.
+
+import type { EncodedBundle } from '../delta/bundle-encode.ts';
+import { encodeBundleInWorker } from '../delta/encode-thread.ts';
+import { FirstlightError } from '../errors/errors.ts';
 import type { LoadedImage } from './bundle-cache.ts';
 
 /** What a bundle is made of. */
 export interface EncodeRequest {
   image: LoadedImage;
-  bases: LoadedImage[];
+  bases: readonly LoadedImage[];
   /** Contents as `<2 hex>/<62 hex>`. */
   contentDir: string;
 }
 
-export type Encode = (
-  request: EncodeRequest,
+/**
+ * Writes a bundle to `path`.
+ * @throws 'corrupt' where the store lacks a content or has a damaged one, 'no-space', the reason of `signal`
+ */
+export async function encode(
+  { image, bases, contentDir }: EncodeRequest,
   path: string,
   signal: AbortSignal,
-) => Promise<EncodedBundle>;
-
-export const encodeInThread: Encode = (request, path, signal) => {
-  const { image, bases, contentDir } = request;
-  return encodeBundle(
-    {
-      manifest: image.manifest,
-      config: image.config,
-      toc: image.toc,
-      digests: image.digests,
-      bases,
-      signal,
-      async readContent(hex, offset, bytes) {
-        const handle = await open(join(contentDir, hex.slice(0, 2), hex.slice(2)), 'r');
-        try {
-          const data = Buffer.allocUnsafe(bytes);
-          const { bytesRead } = await handle.read(data, 0, bytes, offset);
-          return data.subarray(0, bytesRead);
-        } finally {
-          await handle.close();
-        }
+): Promise<EncodedBundle> {
+  try {
+    return await encodeBundleInWorker(
+      {
+        manifest: image.manifest,
+        config: image.config,
+        toc: image.toc.bytes,
+        digests: image.digests,
+        bases: bases.map(({ digest, toc, digests }) => ({ digest, toc: toc.bytes, digests })),
+        contentDirectory: contentDir,
       },
-    },
-    path,
-  );
-};
+      path,
+      { signal },
+    );
+  } catch (error) {
+    if (!(error instanceof FirstlightError)) throw error;
+    if (error.kind !== 'not-found' && error.kind !== 'corrupt') throw error;
+    // A file that is not there is no "not found" to the client: the image is, and the store is damaged.
+    throw new FirstlightError('corrupt', `the server cannot read image ${image.digest}`, {
+      hint: 'remove it with "firstlight image rm" and add it again',
+      cause: error,
+    });
+  }
+}

@@ -1,12 +1,19 @@
 // The server's send rate: one token bucket for all connections, dealt out in small chunks, round
 // robin, so that a short answer is not stuck behind a long one. What does not live here: sockets.
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout } from 'node:timers/promises';
 import { FirstlightError } from '../errors/errors.ts';
 
 /** Bytes that a connection is granted at a time. */
 export const CHUNK_BYTES = 16 << 10;
-/** The bucket holds what the line carries in this time: longer pauses are not made up for. */
+/** What is sent at once is never more than the line carries in this time. */
 const BURST_MS = 10;
+/**
+ * Time that was lost while there was something to send (a busy processor wakes this process late, far beyond
+ * BURST_MS) is made up for, up to this much of it, by sending a little faster than the rate. */
+const CREDIT_MS = 200;
+const CATCH_UP = 1.5;
+/** A line that nobody has wanted for this long is idle, and what it did not carry is gone. */
+const IDLE_MS = 50;
 
 const UNITS: Record<string, number> = {
   bit: 1,
@@ -37,6 +44,14 @@ export function parseRate(text: string): number | undefined {
   return bits;
 }
 
+/** Time as the limiter sees it, in ms; tests bring their own. */
+export interface Clock {
+  now(): number;
+  sleep(ms: number): Promise<unknown>;
+}
+
+const REAL: Clock = { now: () => performance.now(), sleep: (ms) => setTimeout(ms) };
+
 interface Waiter {
   bytes: number;
   resolve(): void;
@@ -44,20 +59,30 @@ interface Waiter {
   signal: AbortSignal | undefined;
 }
 
-/** A token bucket with a queue. */
+/** Two token buckets, one for the average and one for the burst, with a queue. */
 export class RateLimiter {
+  readonly #clock: Clock;
   readonly #bytesPerMs: number;
-  readonly #capacity: number;
-  #tokens: number;
+  readonly #burstBytes: number;
+  readonly #creditBytes: number;
+  /** Bytes that the average allows now ... */
+  #credit: number;
+  /** ... and that may go out at once. */
+  #burst: number;
   #filledAt: number;
+  #wantedAt: number;
   readonly #queue: Waiter[] = [];
   #running = false;
 
-  constructor(bitsPerSecond: number) {
+  constructor(bitsPerSecond: number, clock: Clock = REAL) {
+    this.#clock = clock;
     this.#bytesPerMs = bitsPerSecond / 8 / 1000;
-    this.#capacity = Math.max(CHUNK_BYTES, this.#bytesPerMs * BURST_MS);
-    this.#tokens = this.#capacity;
-    this.#filledAt = performance.now();
+    this.#burstBytes = Math.max(CHUNK_BYTES, this.#bytesPerMs * BURST_MS);
+    this.#creditBytes = Math.max(this.#burstBytes, this.#bytesPerMs * CREDIT_MS);
+    this.#credit = this.#burstBytes;
+    this.#burst = this.#burstBytes;
+    this.#filledAt = this.#clock.now();
+    this.#wantedAt = this.#filledAt;
   }
 
   /**
@@ -67,14 +92,20 @@ export class RateLimiter {
   take(bytes: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#queue.push({ bytes, resolve, reject, signal });
-      if (!this.#running) void this.#run();
+      if (this.#running) return;
+      this.#fill();
+      if (this.#filledAt - this.#wantedAt > IDLE_MS) {
+        this.#credit = Math.min(this.#credit, this.#burstBytes);
+      }
+      void this.#run();
     });
   }
 
   #fill(): void {
-    const now = performance.now();
+    const now = this.#clock.now();
     const earned = (now - this.#filledAt) * this.#bytesPerMs;
-    this.#tokens = Math.min(this.#capacity, this.#tokens + earned);
+    this.#credit = Math.min(this.#creditBytes, this.#credit + earned);
+    this.#burst = Math.min(this.#burstBytes, this.#burst + earned * CATCH_UP);
     this.#filledAt = now;
   }
 
@@ -88,16 +119,19 @@ export class RateLimiter {
         continue;
       }
       this.#fill();
-      if (this.#tokens >= next.bytes) {
-        this.#tokens -= next.bytes;
+      const missing = Math.max(next.bytes - this.#credit, (next.bytes - this.#burst) / CATCH_UP);
+      if (missing <= 0) {
+        this.#credit -= next.bytes;
+        this.#burst -= next.bytes;
         this.#queue.shift();
         next.resolve();
         // The one just served may ask again before the next decision, and finds its place at the end.
         await Promise.resolve();
       } else {
-        await sleep(Math.max(1, (next.bytes - this.#tokens) / this.#bytesPerMs));
+        await this.#clock.sleep(Math.max(1, missing / this.#bytesPerMs));
       }
     }
     this.#running = false;
+    this.#wantedAt = this.#clock.now();
   }
 }

@@ -6,12 +6,12 @@ import {
   type IntakeQuery,
   REGISTRY_AUTH_HEADER,
 } from '../delta/protocol.ts';
-import { FirstlightError, httpStatus, toFirstlightError } from '../errors/errors.ts';
+import { FirstlightError, httpStatus } from '../errors/errors.ts';
 import { formatPlatform, hostPlatform, parsePlatform } from '../image/platform.ts';
 import { parseReference } from '../image/reference.ts';
 import { openRegistry } from '../image/registry.ts';
 import type { ImageSource } from '../image/source.ts';
-import { errorBody } from './error-body.ts';
+import { clientError, errorBody } from './error-body.ts';
 import type { ImageStore } from './image-store.ts';
 import type { Metrics } from './metrics.ts';
 import { normalizeName } from './names.ts';
@@ -150,7 +150,7 @@ export function imageRoutes(app: FastifyInstance, options: ImageRoutesOptions): 
       events.send({ event: 'done', image });
       events.end();
     } catch (thrown) {
-      const error = toFirstlightError(thrown);
+      const error = clientError(thrown);
       result = error.kind;
       if (!events.started) {
         dropRest(request, options.upload.stallMs);

@@ -2,10 +2,10 @@
 // them in image-store.ts; here are the listener, its limits, health, metrics, errors and the end.
 import type { FastifyInstance } from 'fastify';
 import { API } from '../delta/protocol.ts';
-import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { FirstlightError } from '../errors/errors.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
 import { makeApp } from './app.ts';
-import { errorBody } from './error-body.ts';
+import { clientError, errorBody } from './error-body.ts';
 import { ImageStore, type ImageStoreLimits } from './image-store.ts';
 import { formatUrl, parseListen } from './listen.ts';
 import { Metrics } from './metrics.ts';
@@ -78,7 +78,7 @@ function watchRoutes(app: FastifyInstance, store: ImageStore, metrics: Metrics):
       return { status: 'ok' };
     } catch (error) {
       request.log.error({ error }, 'not healthy');
-      return reply.code(503).send(errorBody(toFirstlightError(error)));
+      return reply.code(503).send(errorBody(clientError(error)));
     }
   });
   app.get(API.metrics, async (_request, reply) =>

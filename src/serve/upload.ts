@@ -3,7 +3,7 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { join } from 'node:path';
-import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { FirstlightError } from '../errors/errors.ts';
 import { openDockerArchive } from '../image/docker-archive.ts';
 import { tarFiles } from '../image/files.ts';
 import { openLayout } from '../image/oci-layout.ts';
@@ -99,7 +99,10 @@ export async function receiveBody(
     };
     await eachChunk(request, take, AbortSignal.any([signal, stalled.signal]));
   } catch (error) {
-    throw toFirstlightError(error);
+    // Broken framing or a reset: whoever sent it hears nothing of this, the log does.
+    throw (error as NodeJS.ErrnoException).code === 'ECONNRESET'
+      ? new FirstlightError('unreachable', 'the client has gone', { cause: error })
+      : error;
   } finally {
     over = true;
     clearTimeout(timer);
