@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -53,13 +54,21 @@ class HandleTable {
    * read /proc/TID/maps of the openers; see the comment there about what that may wait for.
    */
   bool passthrough_may_join(uint32_t row);
+  /** A passthrough handle of the inode was released. Soon after `passthrough_may_join`, the kernel
+   * has refused it. */
+  void passthrough_left(uint32_t row);
 
  private:
   std::atomic<uint32_t> direct_{0};
   std::mutex mutex_;
   uint64_t next_ = 1;
   std::unordered_map<uint64_t, std::shared_ptr<Handle>> handles_;
-  std::unordered_map<uint32_t, std::vector<std::shared_ptr<Handle>>> direct_by_row_;
+  struct Direct {
+    std::vector<std::shared_ptr<Handle>> handles;
+    /** When passthrough was last let in beside them. */
+    std::chrono::steady_clock::time_point joined;
+  };
+  std::unordered_map<uint32_t, Direct> direct_by_row_;
 };
 
 }  // namespace firstlight

@@ -245,6 +245,7 @@ int op_release(const Context& c) {
   uint64_t fh = c.request.as<fuse_release_in>().fh;
   if (fh == kFhPassthrough) {
     c.session.backing().release(c.row());
+    c.session.handles().passthrough_left(c.row());
   } else if (fh >= kFhTable) {
     c.session.handles().remove(fh - kFhTable);
   }

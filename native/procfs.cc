@@ -1,6 +1,7 @@
 // Reading /proc/TID/status and /proc/TID/maps.
 #include "procfs.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -50,6 +51,9 @@ bool field(std::string_view status, std::string_view name, int base, uint64_t* v
 }
 
 constexpr uint64_t bit(int signal) { return uint64_t{1} << (signal - 1); }
+
+// A process with more descriptors than this is not searched.
+constexpr size_t kDescriptorsMax = 4096;
 
 // Signals whose default is to ignore, stop or continue (signal(7)).
 constexpr uint64_t kHarmless = bit(SIGCHLD) | bit(SIGURG) | bit(SIGWINCH) | bit(SIGCONT) |
@@ -104,6 +108,32 @@ SharedMapping find_shared_mapping(uint32_t tid, uint32_t inode) {
     at = end + 1;
   }
   return SharedMapping::kNone;
+}
+
+// fdinfo tells the inode's number without a look at the file itself, which may be on our own mount.
+bool may_have_open(uint32_t tid, uint32_t inode) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%u/fdinfo", tid);
+  DIR* directory = tid == 0 ? nullptr : opendir(path);
+  if (directory == nullptr) return true;
+  bool found = false;
+  size_t seen = 0;
+  std::string info;
+  while (!found) {
+    const dirent* entry = readdir(directory);
+    if (entry == nullptr) break;
+    if (entry->d_name[0] == '.') continue;
+    uint64_t number = 0;
+    char file[64];
+    snprintf(file, sizeof file, "fdinfo/%.16s", entry->d_name);
+    if (++seen > kDescriptorsMax) found = true;
+    // Gone since it was listed: closed.
+    if (!read_proc(tid, file, &info)) continue;
+    // Before Linux 5.14 there is no such line, and nothing to be told.
+    if (!field(info, "ino", 10, &number) || static_cast<uint32_t>(number) == inode) found = true;
+  }
+  closedir(directory);
+  return found;
 }
 
 uint32_t process_of(uint32_t tid) {

@@ -16,6 +16,9 @@ bool fatal_signal_pending(uint32_t tid);
 /** The same for the text of a /proc/TID/status. */
 bool fatal_signal_in(std::string_view status);
 
+/** False only where the thread's process surely has no descriptor of an inode of this number. */
+bool may_have_open(uint32_t tid, uint32_t inode);
+
 enum class SharedMapping { kNone, kFound, kUnknown };
 /** Whether the thread's process maps an inode of an anonymous device (as FUSE and overlayfs have)
  * MAP_SHARED. */

@@ -8,6 +8,7 @@
  *   map private|shared FD BYTES -> map N   unmap N             -> ok
  *   peek MAP OFFSET         -> byte N (or "sigbus")
  *   signals                 -> signals N   forkhold            -> pid N (a child that holds all)
+ *   forkmap FD BYTES        -> pid N (a child that maps the file shared, and holds all)
  *   any error               -> error ERRNO-NUMBER
  */
 #define _GNU_SOURCE
@@ -126,10 +127,12 @@ int main(void) {
       do_peek(b, offset);
     } else if (strcmp(line, "signals") == 0) {
       printf("signals %d\n", (int)signals);
-    } else if (strcmp(line, "forkhold") == 0) {
+    } else if (strcmp(line, "forkhold") == 0 || sscanf(line, "forkmap %d %zu", &a, &bytes) == 2) {
+      int map_it = line[4] == 'm';
       pid_t pid = fork();
       if (pid == 0) {
         close(0);
+        if (map_it && mmap(NULL, bytes, PROT_READ, MAP_SHARED, a, 0) == MAP_FAILED) _exit(1);
         for (;;) pause();
       }
       printf("pid %d\n", (int)pid);
