@@ -1,6 +1,7 @@
 // What a stage may leave behind: mounts below its directory, processes that carry its mark. Found by
 // looking, not by remembering, so that what a crashed test or daemon forgot is found as well.
 import { readdir, readFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { run } from './proc.ts';
 
 /** Environment variable that marks every process of a stage; children inherit it. */
@@ -16,7 +17,7 @@ export interface Mount {
 
 /** All mounts at or below `dir`, the latest first. Does not touch them. */
 export async function mountsBelow(dir: string): Promise<Mount[]> {
-  if (!dir.startsWith('/tmp/')) throw new Error(`not a test directory: ${dir}`);
+  if (!dir.startsWith(`${tmpdir()}/`)) throw new Error(`not a test directory: ${dir}`);
   const mounts: Mount[] = [];
   for (const line of (await readFile('/proc/self/mountinfo', 'utf8')).split('\n')) {
     const fields = line.split(' ');

@@ -1,0 +1,81 @@
+// `make demo`: its last line, that redis answers before its image is there, and that it leaves nothing.
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { REPOSITORY, testImage } from '../lib/images.ts';
+import { mountsBelow, processesOf } from '../lib/leaks.ts';
+import { Background, until } from '../lib/proc.ts';
+
+const KEYS = [
+  'header_ms',
+  'mounted_ms',
+  'first_read_ms',
+  'ready_ms',
+  'last_frame_ms',
+  'bytes_ready',
+  'bytes_all',
+] as const;
+
+/** Starts the demo with a temporary directory of its own. */
+async function start(): Promise<{ tmp: string; demo: Background }> {
+  await testImage('redis');
+  const tmp = await mkdtemp(join(tmpdir(), 'firstlight-demo-test-'));
+  const demo = new Background(process.execPath, [join(REPOSITORY, 'bench/demo.ts')], {
+    cwd: REPOSITORY,
+    env: { ...process.env, TMPDIR: tmp },
+  });
+  return { tmp, demo };
+}
+
+/** Fails where anything of it is left. */
+async function nothingLeft(t: import('ava').ExecutionContext<unknown>, tmp: string, stage: string) {
+  t.deepEqual(await mountsBelow(tmp), []);
+  t.deepEqual(await processesOf(stage), []);
+  t.deepEqual(await readdir(tmp), []);
+  await rm(tmp, { recursive: true });
+}
+
+test('redis answers before the last frame is in, and nothing is left', async (t) => {
+  const { tmp, demo } = await start();
+  const stage = join(
+    tmp,
+    await until('the demo has a directory', async () => (await readdir(tmp))[0], {
+      timeoutMs: 60_000,
+    }),
+  );
+  const ended = await demo.ended;
+  t.is(ended.code, 0, ended.stderr);
+  const time = JSON.parse(demo.stdout.trim().split('\n').at(-1)!) as Record<string, number>;
+  t.deepEqual(Object.keys(time), [...KEYS]);
+  for (const key of KEYS) t.true(Number.isInteger(time[key]) && time[key]! > 0, key);
+  const { header_ms, mounted_ms, first_read_ms, ready_ms, last_frame_ms } = time as Record<
+    (typeof KEYS)[number],
+    number
+  >;
+  t.true(header_ms <= mounted_ms && mounted_ms <= first_read_ms, JSON.stringify(time));
+  t.true(first_read_ms < ready_ms && ready_ms < last_frame_ms, JSON.stringify(time));
+  t.true(time.bytes_ready! < time.bytes_all!);
+  await nothingLeft(t, tmp, stage);
+});
+
+test('Ctrl-C while redis runs ends the demo and leaves nothing', async (t) => {
+  const { tmp, demo } = await start();
+  const stage = join(
+    tmp,
+    await until('the demo has a directory', async () => (await readdir(tmp))[0], {
+      timeoutMs: 60_000,
+    }),
+  );
+  await until(
+    'a container runs',
+    async () =>
+      !demo.running ||
+      (await processesOf(stage)).some((each) => / run redis:demo /.test(`${each.command} `)),
+    { timeoutMs: 120_000 },
+  );
+  t.true(demo.running, demo.stderr);
+  demo.child.kill('SIGINT');
+  t.is((await demo.ended).code, 130, demo.stderr);
+  await nothingLeft(t, tmp, stage);
+});

@@ -1,0 +1,92 @@
+// Files that are mapped while they are arriving, and what later opens of them get.
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { Background, run, until } from '../lib/proc.ts';
+import { buildReader, type SmallImage, smallImage } from '../lib/small-image.ts';
+import { Stage } from '../lib/stage.ts';
+
+interface World {
+  stage: Stage;
+  image: SmallImage;
+  reader: string;
+}
+
+async function world(t: ExecutionContext<unknown>, rate: string): Promise<World> {
+  const stage = await Stage.open(t);
+  const image = await smallImage(stage.dir);
+  const reader = await buildReader(stage.dir);
+  await stage.serve({ rate });
+  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+  return { stage, image, reader };
+}
+
+const complete = (stage: Stage, dir: string) =>
+  until(
+    'all has arrived',
+    async () => (await stage.mountStatus(dir)).transfer.state === 'complete',
+    { timeoutMs: 60_000, everyMs: 200 },
+  );
+
+/** The reader, whose file stays open and mapped until its input ends. */
+function hold({ stage, reader }: World, mode: string, path: string): Background {
+  const holder = new Background(reader, [mode, path], {
+    env: { ...stage.env, HOLD: '1' },
+    keepInput: true,
+  });
+  stage.onClose(async () => void (await holder.kill('SIGKILL')));
+  return holder;
+}
+
+for (const rw of ['off', 'overlay']) {
+  test(`a library mapped while it is arriving works, and later opens get passthrough (--rw ${rw})`, async (t) => {
+    const it = await world(t, '16mbit');
+    const dir = await it.stage.mount('small:1', ['--rw', rw]);
+    const holder = hold(it, 'library', join(dir, it.image.library));
+    await until('the library answers', () => /done/.test(holder.stderr) || !holder.running, {
+      timeoutMs: 60_000,
+    });
+    t.is(holder.stdout.trim(), it.image.answer, holder.stderr);
+    const during = await it.stage.mountStatus(dir);
+    t.not(during.transfer.state, 'complete', 'it was used while the transfer went on');
+    await complete(it.stage, dir);
+
+    // While the first program still has it mapped, and after that.
+    const opened = (await it.stage.mountStatus(dir)).stats!.passthroughOpens;
+    const again = await run(it.reader, ['library', join(dir, it.image.library)]);
+    t.is(again.stdout.toString().trim(), it.image.answer, again.stderr);
+    holder.child.stdin!.end();
+    t.is((await holder.ended).code, 0);
+    const later = await run(it.reader, ['library', join(dir, it.image.library)]);
+    t.is(later.stdout.toString().trim(), it.image.answer, later.stderr);
+    const { features, stats } = await it.stage.mountStatus(dir);
+    if (!features!.passthrough) {
+      t.log('this kernel has no FUSE passthrough: later opens are plain reads');
+      return;
+    }
+    t.true(stats!.passthroughOpens > opened, 'a later open got passthrough');
+  });
+
+  for (const mode of ['map-private', 'map-shared']) {
+    test(`a file read through a ${mode.slice(4)} mapping while it is arriving has its content (--rw ${rw})`, async (t) => {
+      const it = await world(t, '40mbit');
+      const dir = await it.stage.mount('small:1', ['--rw', rw]);
+      const path = join(dir, it.image.large);
+      const expected = it.image.files.get(it.image.large)!.sha256;
+      const holder = hold(it, mode, path);
+      await until('it has been read', () => /done/.test(holder.stderr) || !holder.running, {
+        timeoutMs: 60_000,
+      });
+      await complete(it.stage, dir);
+      // Every way to open it works beside the mapping, which the kernel knows and nobody else.
+      for (const other of ['read', 'map-private', 'map-shared']) {
+        const ended = await run(it.reader, [other, path]);
+        t.is(ended.code, 0, `${other} beside ${mode}: ${ended.stderr}`);
+        t.is(createHash('sha256').update(ended.stdout).digest('hex'), expected, other);
+      }
+      holder.child.stdin!.end();
+      const ended = await holder.ended;
+      t.is(createHash('sha256').update(ended.stdout).digest('hex'), expected, ended.stderr);
+    });
+  }
+}
