@@ -122,6 +122,8 @@ int op_lookup(const Context& c) {
   if ((directory->mode & S_IFMT) != S_IFDIR) return -ENOTDIR;
   auto name = c.request.name();
   if (!name || name->empty()) return -EINVAL;
+  // Newer kernels leave the check to us (they take names of up to PATH_MAX).
+  if (name->size() > 255) return -ENAMETOOLONG;
   auto child = c.toc().find(*directory, *name);
   fuse_entry_out entry;
   if (child) {
