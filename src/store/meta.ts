@@ -119,7 +119,8 @@ export class MetaDb {
         this.#db.exec('COMMIT');
         return result;
       } catch (error) {
-        this.#db.exec('ROLLBACK');
+        // SQLite has rolled back by itself where the disk was full or failed.
+        if (this.#db.isTransaction) this.#db.exec('ROLLBACK');
         throw error;
       }
     } catch (error) {
