@@ -2,7 +2,13 @@
 // path that may lie below one of its own mounts.
 import { readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { isBelow, mountAt, parseMountInfo } from '../daemon/mountinfo.ts';
+import {
+  isBelow,
+  type MountInfo,
+  mountAt,
+  mountOption,
+  parseMountInfo,
+} from '../daemon/mountinfo.ts';
 import { FirstlightError } from '../errors/errors.ts';
 
 /** Where to mount. */
@@ -14,83 +20,104 @@ export interface MountPoint {
 }
 
 /** File system type of our mounts, as /proc/mounts shows it. */
-export const FS_TYPE = 'fuse.firstlight';
+const FS_TYPE = 'fuse.firstlight';
 
-function mounts() {
-  return parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8'));
-}
-
-/** The path without symbolic links, where the last component may be a dead mount (ENOTCONN). */
-function realpathOfMount(path: string): { directory: string; dead: boolean } {
+/** True where a stat of the path says that nobody answers for its mount. */
+function answersNot(path: string): boolean {
   try {
-    const directory = realpathSync.native(path);
-    return { directory, dead: false };
+    statSync(path);
+    return false;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOTCONN') throw error;
-    const absolute = resolve(path);
-    return {
-      directory: join(realpathSync.native(dirname(absolute)), basename(absolute)),
-      dead: true,
-    };
+    return (error as NodeJS.ErrnoException).code === 'ENOTCONN';
   }
 }
 
 /**
+ * True for a mount of ours whose daemon is gone: the session itself, or an overlay of this root over
+ * one. Such an overlay still answers for what it has in its caches, so its lower layer is asked.
+ */
+function isDead(mount: MountInfo, root: string): boolean {
+  if (mount.fsType === FS_TYPE) return answersNot(mount.mountPoint);
+  const lower = mountOption(mount, 'lowerdir');
+  if (mount.fsType !== 'overlay' || lower === undefined) return false;
+  return isBelow(lower, join(root, 'snapshots')) && answersNot(lower);
+}
+
+/** The topmost mount at a directory, and whether it is a dead one of ours. */
+function mountThere(
+  directory: string,
+  root: string,
+): { mount: MountInfo; dead: boolean } | undefined {
+  const mount = mountAt(parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')), directory);
+  return mount === undefined ? undefined : { mount, dead: isDead(mount, root) };
+}
+
+/** The path without symbolic links; its last component may be a dead mount (ENOTCONN). */
+function realpathOfMount(path: string): string {
+  try {
+    return realpathSync.native(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOTCONN') throw error;
+    const absolute = resolve(path);
+    return join(realpathSync.native(dirname(absolute)), basename(absolute));
+  }
+}
+
+/** @throws FirstlightError `busy` where the directory lies below one of our mounts */
+function checkNotInside(directory: string, path: string): void {
+  const mounts = parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8'));
+  const above = mounts.find((m) => m.fsType === FS_TYPE && isBelow(directory, m.mountPoint));
+  if (above === undefined) return;
+  throw new FirstlightError('busy', `${path} lies inside the mount ${above.mountPoint}`, {
+    hint: 'choose a directory outside of it',
+  });
+}
+
+/**
  * Checks that DIR can be mounted on.
+ * @param root  the worker's root: dead mounts of its last daemon may be replaced
  * @throws FirstlightError `not-found`, `usage` (no directory), `busy` (a mount point already)
  */
-export function resolveMountPoint(path: string): MountPoint {
-  let found: { directory: string; dead: boolean };
+export function resolveMountPoint(path: string, root: string): MountPoint {
+  let directory: string;
   try {
-    found = realpathOfMount(path);
-    if (!found.dead && !statSync(found.directory).isDirectory()) {
-      throw new FirstlightError('usage', `${path} is not a directory`, {
-        hint: 'give an existing directory',
-      });
-    }
+    directory = realpathOfMount(path);
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
-    if (code === 'ENOENT' || code === 'ENOTDIR') {
-      throw new FirstlightError('not-found', `${path} does not exist`, {
-        hint: `make it first: mkdir -p ${path}`,
-        cause,
-      });
-    }
-    if (code === 'ENOTCONN') found = { directory: realpathOfMount(path).directory, dead: true };
-    else throw cause;
-  }
-  const all = mounts();
-  const there = mountAt(all, found.directory);
-  if (found.dead) {
-    if (there?.fsType === FS_TYPE) return found;
-    throw new FirstlightError('busy', `a dead mount (${there?.fsType ?? '?'}) stands at ${path}`, {
-      hint: `detach it first: umount -l ${path}`,
+    if (code !== 'ENOENT' && code !== 'ENOTDIR') throw cause;
+    throw new FirstlightError('not-found', `${path} does not exist`, {
+      hint: `make it first: mkdir -p ${path}`,
+      cause,
     });
   }
+  const there = mountThere(directory, root);
+  if (there?.dead === true) return { directory, dead: true };
   if (there !== undefined) {
-    throw new FirstlightError(
-      'busy',
-      `${path} is a mount point already (${there.fsType}, ${there.source})`,
-      {
-        hint: `unmount it first, or choose another directory`,
-      },
-    );
-  }
-  const above = all.find((m) => m.fsType === FS_TYPE && isBelow(found.directory, m.mountPoint));
-  if (above !== undefined) {
-    throw new FirstlightError('busy', `${path} lies inside the mount ${above.mountPoint}`, {
-      hint: 'choose a directory outside of it',
+    const { fsType, source } = there.mount;
+    throw new FirstlightError('busy', `${path} is a mount point already (${fsType}, ${source})`, {
+      hint: 'unmount it first, or choose another directory',
     });
   }
-  return found;
+  if (!statSync(directory).isDirectory()) {
+    throw new FirstlightError('usage', `${path} is not a directory`, {
+      hint: 'give an existing directory',
+    });
+  }
+  checkNotInside(directory, path);
+  return { directory, dead: false };
 }
 
 /** The DIR of `umount` and `status`: it may be dead, and need not exist any more. */
 export function resolveExistingMount(path: string): string {
   try {
-    return realpathOfMount(path).directory;
+    return realpathOfMount(path);
   } catch {
     // The daemon knows best which mounts there are; it gets the path as far as it can be known.
     return resolve(path);
   }
+}
+
+/** True where a mount of ours stands at the directory and no daemon answers for it. */
+export function isDeadMount(directory: string, root: string): boolean {
+  return mountThere(directory, root)?.dead === true;
 }

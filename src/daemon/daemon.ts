@@ -124,7 +124,9 @@ export class Daemon {
     if (this.#ending && request.op !== 'ping') {
       throw new FirstlightError('busy', 'the daemon is ending', { hint: 'try again' });
     }
-    const release = this.#idle.use();
+    // Who only looks does not keep it from ending, or a monitor would keep it for ever.
+    const looks = ['status', 'images', 'ping'].includes(request.op);
+    const release = looks ? () => {} : this.#idle.use();
     try {
       return await this.#dispatch(request, exchange);
     } finally {

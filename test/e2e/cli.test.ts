@@ -230,7 +230,7 @@ test('a full disk of the worker: 7, and nothing is left', async (t) => {
   const stage = await tiny(t);
   const small = join(stage.dir, 'small');
   await mkdir(small);
-  await must('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', small]);
+  await must('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', small]);
   stage.onClose(async () => {
     await stage.run(['daemon', '--stop', '--root', join(small, 'root')]);
     await must('umount', ['-l', small]);

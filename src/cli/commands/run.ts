@@ -10,7 +10,7 @@ import { type LeasedCall, lease } from '../client.ts';
 import type { OptionValues } from '../commands.ts';
 import { readInRoot, resolveInRoot } from '../container/root-path.ts';
 import { Container, findRuntime, runtimeCommand, startFailureCode } from '../container/runtime.ts';
-import { type ImageConfig, makeSpec, type SpecOptions } from '../container/spec.ts';
+import { type ImageConfig, makeSpec, openFilesLimit, type SpecOptions } from '../container/spec.ts';
 import { resolveUser } from '../container/user.ts';
 import type { Context } from '../context.ts';
 import { checkMountPermission, mountRequest } from '../mount-request.ts';
@@ -95,6 +95,7 @@ async function writeSpec(
     net: context.settings.text('net') as 'host' | 'none',
     // One level only: the runtime removes what it made, and would leave a parent behind.
     cgroupsPath: `/firstlight-${id}`,
+    openFilesMax: openFilesLimit(await readFile('/proc/self/limits', 'latin1')),
     binds: await hostFiles(bundle, id, mount.directory, readonlyRoot),
   });
   await writeFile(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });

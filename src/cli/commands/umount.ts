@@ -1,23 +1,9 @@
 // `firstlight umount DIR`.
-import { readFileSync, statSync } from 'node:fs';
-import { mountAt, parseMountInfo } from '../../daemon/mountinfo.ts';
 import { FirstlightError } from '../../errors/errors.ts';
 import { call } from '../client.ts';
 import type { OptionValues } from '../commands.ts';
 import type { Context } from '../context.ts';
-import { FS_TYPE, resolveExistingMount } from '../mount-point.ts';
-
-/** A mount of ours that no daemon answers for any more. */
-function isDead(directory: string): boolean {
-  const there = mountAt(parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')), directory);
-  if (there?.fsType !== FS_TYPE) return false;
-  try {
-    statSync(directory);
-    return false;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'ENOTCONN';
-  }
-}
+import { isDeadMount, resolveExistingMount } from '../mount-point.ts';
 
 export async function run(
   context: Context,
@@ -28,7 +14,8 @@ export async function run(
   const directory = resolveExistingMount(path);
   const lazy = options.lazy === true || options.force === true;
   const request = { op: 'umount', directory, lazy } as const;
-  const dead = isDead(directory);
+  const root = context.settings.text('root');
+  const dead = isDeadMount(directory, root);
   try {
     // A daemon that starts detaches what its dead predecessor left.
     const done = await call(context, request, { start: dead });
@@ -38,7 +25,7 @@ export async function run(
       });
     }
   } catch (error) {
-    const stillThere = dead && isDead(directory);
+    const stillThere = dead && isDeadMount(directory, root);
     if (!dead || stillThere) throw error;
   }
   if (context.json) context.printJson({ directory });

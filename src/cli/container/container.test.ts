@@ -5,7 +5,7 @@ import test from 'ava';
 import { FirstlightError } from '../../errors/errors.ts';
 import { readInRoot, resolveInRoot } from './root-path.ts';
 import { findRuntime, lastError, startFailureCode } from './runtime.ts';
-import { argsOf, envOf, makeSpec, type SpecOptions } from './spec.ts';
+import { argsOf, envOf, makeSpec, openFilesLimit, type SpecOptions } from './spec.ts';
 import { resolveUser } from './user.ts';
 
 const PASSWD = `root:x:0:0:root:/root:/bin/sh
@@ -72,6 +72,7 @@ const OPTIONS: SpecOptions = {
   terminal: false,
   net: 'host',
   cgroupsPath: '/c',
+  openFilesMax: 20_000,
   binds: [],
 };
 
@@ -172,4 +173,19 @@ test('the last error of a log', (t) => {
   const log = '{"level":"error","msg":"first"}\n{"level":"warn","msg":"w"}\nnot json\n';
   t.is(lastError(log), 'first');
   t.is(lastError(''), undefined);
+});
+
+test('a container gets no more open files than this process may have', (t) => {
+  const rlimits = (openFilesMax: number) =>
+    (makeSpec({ ...OPTIONS, openFilesMax }) as { process: { rlimits: object[] } }).process.rlimits;
+  t.deepEqual(rlimits(20_000), [{ type: 'RLIMIT_NOFILE', hard: 20_000, soft: 1024 }]);
+  t.deepEqual(rlimits(1 << 20), [{ type: 'RLIMIT_NOFILE', hard: 524_288, soft: 1024 }]);
+  t.deepEqual(rlimits(512), [{ type: 'RLIMIT_NOFILE', hard: 512, soft: 512 }]);
+  const text =
+    'Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 20000                files\n';
+  t.is(openFilesLimit(text), 20_000);
+  t.is(
+    openFilesLimit('Max open files            1024                 unlimited            files'),
+    1024,
+  );
 });

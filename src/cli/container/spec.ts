@@ -25,6 +25,8 @@ export interface SpecOptions {
   terminal: boolean;
   net: 'host' | 'none';
   cgroupsPath: string;
+  /** Hard limit of open files of this process, as `/proc/self/limits` shows it; a container gets no more. */
+  openFilesMax: number;
   /** Files of this machine put over files of the image: absolute source, absolute destination. */
   binds: { source: string; destination: string }[];
 }
@@ -146,6 +148,18 @@ export function envOf(
   return [...env].map(([name, value]) => `${name}=${value}`);
 }
 
+/** As systemd's services have it, as far as this process may give it: raising its own limit needs a capability. */
+function openFiles(max: number): object {
+  const hard = Math.min(max, 524288);
+  return { type: 'RLIMIT_NOFILE', hard, soft: Math.min(hard, 1024) };
+}
+
+/** The hard limit of open files in the text of /proc/self/limits. */
+export function openFilesLimit(limits: string): number {
+  const hard = /^Max open files +\S+ +(\d+)/m.exec(limits)?.[1];
+  return hard === undefined ? 1024 : Number(hard);
+}
+
 /** The whole config.json. */
 export function makeSpec(options: SpecOptions): object {
   const { config, user } = options;
@@ -170,7 +184,7 @@ export function makeSpec(options: SpecOptions): object {
         // What a process of another user may not have is not given to it by exec(2) either.
         ...(user.uid === 0 ? { effective: CAPABILITIES, permitted: CAPABILITIES } : {}),
       },
-      rlimits: [{ type: 'RLIMIT_NOFILE', hard: 524288, soft: 1024 }],
+      rlimits: [openFiles(options.openFilesMax)],
       noNewPrivileges: false,
     },
     root: { path: options.rootPath, readonly: options.readonlyRoot },
