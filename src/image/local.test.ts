@@ -164,11 +164,34 @@ test('an OCI layout with a missing, changed or cut blob is refused', async (t) =
       ] as const) {
         if (wrong === undefined) await rm(join(dir, path));
         else await writeFile(join(dir, path), wrong);
-        t.is((await failure(take(openOciLayout(dir, undefined, AMD64)))).kind, kind, path);
+        const error = await failure(take(openOciLayout(dir, undefined, AMD64)));
+        t.is(error.kind, kind, path);
+        if (wrong === undefined) t.regex(error.line, /blobs\/sha256\/\w+ is missing; the image is/);
       }
       await writeFile(join(dir, path), bytes);
     }
     t.deepEqual((await take(openOciLayout(dir, undefined, AMD64))).image.paths(), ['a']);
+  });
+});
+
+test('a config or manifest that still makes sense but is another one is refused by its digest', async (t) => {
+  await inTemp(async (dir) => {
+    const layout = new Layout();
+    layout.add(layout.image('amd64', [await pack(names('a'))]));
+    for (const [from, to] of [
+      ['"os":"linux"', '"os":"linuz"'],
+      ['"schemaVersion":2', '"schemaVersion":3'],
+    ] as const) {
+      await layout.write(dir);
+      for (const [path, bytes] of layout.files) {
+        const text = bytes.toString('latin1');
+        if (!path.startsWith('blobs/') || !text.includes(from)) continue;
+        await writeFile(join(dir, path), Buffer.from(text.replace(from, to), 'latin1'));
+      }
+      const error = await failure(openOciLayout(dir, undefined, AMD64));
+      t.is(error.kind, 'corrupt');
+      t.regex(error.line, /the digest is sha256:/, from);
+    }
   });
 });
 

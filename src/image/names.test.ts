@@ -1,10 +1,13 @@
 // References, sources, platforms, digests, docker's config.json.
+import { createHash } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import test from 'ava';
 import { FirstlightError } from '../errors/errors.ts';
-import { parseDigest } from './digest.ts';
+import { DigestCheck, parseDigest, sha256Digest } from './digest.ts';
 import { dockerHelper, readDockerAuth } from './docker-config.ts';
 import { formatPlatform, parsePlatform, platformDistance } from './platform.ts';
 import { formatReference, parseReference, parseSource } from './reference.ts';
@@ -113,6 +116,24 @@ test('digests are safe as file names', (t) => {
     `sha512:${HEX}`,
   ]) {
     t.throws(() => parseDigest(bad, 'x'), { instanceOf: FirstlightError }, bad);
+  }
+});
+
+test('a stream is checked for length and digest while it is read', async (t) => {
+  const bytes = Buffer.from('some bytes of a blob');
+  const read = async (data: Buffer, digest: string, length: number) => {
+    const check = Readable.from([data]).compose(new DigestCheck(digest, length, 'the blob'));
+    return (await buffer(check as Readable)).toString();
+  };
+  const sha512 = `sha512:${createHash('sha512').update(bytes).digest('hex')}`;
+  for (const digest of [sha256Digest(bytes), sha512]) {
+    t.is(await read(bytes, digest, bytes.length), bytes.toString());
+    t.is(await read(bytes, digest, -1), bytes.toString());
+    const other = Buffer.from(bytes);
+    other[3]! ^= 1;
+    await t.throwsAsync(read(other, digest, bytes.length), { message: /^the blob: the digest is/ });
+    await t.throwsAsync(read(bytes, digest, 5), { message: /longer than its 5 bytes/ });
+    await t.throwsAsync(read(bytes, digest, 50), { message: /ends after 20 of 50 bytes/ });
   }
 });
 

@@ -47,7 +47,6 @@ export class Authorizer {
     }
     const basic = this.#basic();
     if (challenges.some(({ scheme }) => scheme === 'basic') && basic !== undefined) {
-      if (this.header === basic) throw await this.refused();
       this.header = basic;
       return;
     }

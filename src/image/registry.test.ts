@@ -145,7 +145,7 @@ test('the right platform is taken out of an index; variants fall back; others ar
     });
     const inner = {
       schemaVersion: 2,
-      manifests: [await entry('arm', 'v5'), await entry('arm', 'v6')],
+      manifests: [await entry('arm', 'v5'), await entry('arm', 'v6'), await entry('arm', 'v4')],
     };
     const index = {
       schemaVersion: 2,
@@ -306,6 +306,30 @@ test('changed manifests, configs and layers are refused', async (t) => {
       registry.blobs.set(digest, blob);
     }
     t.deepEqual((await take(reference)).image.paths(), ['a']);
+  });
+});
+
+test('another manifest than the one asked for is refused, by its digest alone', async (t) => {
+  await withRegistry(async (registry) => {
+    const wanted = registry.image('amd64', [await pack(names('a'))]);
+    const other = registry.image('amd64', [await pack(names('b'))]);
+    registry.tag(wanted.digest, other);
+    const byDigest = await failure(take(`${registry.reference}@${wanted.digest}`));
+    t.is(byDigest.kind, 'corrupt');
+    t.regex(byDigest.line, /the digest is sha256:[0-9a-f]{64}, not sha256:/);
+    const platform = { os: 'linux', architecture: 'amd64' };
+    const index = { schemaVersion: 2, manifests: [{ ...wanted, size: other.size, platform }] };
+    registry.tag('1', registry.put(Buffer.from(JSON.stringify(index)), MEDIA.ociIndex));
+    const inIndex = await failure(take(`${registry.reference}:1`));
+    t.regex(inIndex.line, /the digest is sha256:/);
+    registry.tag('2', wanted);
+    registry.first = (_, response, url) => {
+      if (!url.pathname.endsWith('/2')) return false;
+      response.writeHead(200, { 'docker-content-digest': `sha256:${'0'.repeat(64)}` });
+      response.end(registry.blobs.get(other.digest)!.bytes);
+      return true;
+    };
+    t.regex((await failure(take(`${registry.reference}:2`))).line, /the digest is sha256:/);
   });
 });
 

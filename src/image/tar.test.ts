@@ -522,6 +522,24 @@ test('a body that is destroyed early, or never read, does not move the next entr
   t.is(await reader.next(), undefined);
 });
 
+test('a body that is read when its entry is over gets no bytes of the next one', async (t) => {
+  const tar = await pack([
+    { name: 'a', body: Buffer.alloc(3000, 'a') },
+    { name: 'b', body: Buffer.alloc(3000, 'b') },
+  ]);
+  for (const chunk of [100, 100_000]) {
+    function* chunks() {
+      for (let at = 0; at < tar.length; at += chunk) yield tar.subarray(at, at + chunk);
+    }
+    const reader = new TarReader(new ByteReader(Readable.from(chunks())));
+    await reader.next();
+    const late = reader.body();
+    await reader.next();
+    await t.throwsAsync(buffer(late), { message: /middle of a file/ });
+    t.is((await buffer(reader.body())).toString(), 'b'.repeat(3000));
+  }
+});
+
 test('an archive may end without padding behind its last file', async (t) => {
   const tar = Buffer.concat([header({ name: 'f', size: size(9) }), Buffer.from('for arm64')]);
   t.is((await read(tar)).get('f')?.body.toString(), 'for arm64');
