@@ -22,13 +22,10 @@ import type { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import test from 'ava';
 import { FirstlightError } from '../../src/errors/errors.ts';
-import {
-  type ContentSink,
-  mergeImage,
-  openOciLayout,
-  openRegistry,
-  type RegistryOptions,
-} from '../../src/image/index.ts';
+import { mergeImage } from '../../src/image/merge.ts';
+import { openOciLayout } from '../../src/image/oci-layout.ts';
+import { openRegistry, type RegistryOptions } from '../../src/image/registry.ts';
+import type { ContentSink } from '../../src/image/source.ts';
 import { S_IF, type TreeNode } from '../../src/image/tree.ts';
 
 const run = promisify(execFile);
