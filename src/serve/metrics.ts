@@ -21,11 +21,6 @@ export class Metrics {
     registers: [this.registry],
   });
   readonly sentBytes = this.#counter('firstlight_bundle_sent_bytes_total', 'Bytes of bundles sent');
-  readonly bundleLookups = this.#counter(
-    'firstlight_bundle_lookups_total',
-    'Bundles asked for; result: cached or computed',
-    'result',
-  );
   readonly encodes = this.#counter('firstlight_bundles_computed_total', 'Bundles computed');
   readonly encodeSeconds = new Histogram({
     name: 'firstlight_bundle_compute_seconds',

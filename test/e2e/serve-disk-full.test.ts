@@ -1,0 +1,105 @@
+// A delta server whose disk fills up while an image comes in, at every stage of it: the upload, the
+// contents, the bundle. It says so, nothing of the image is left, and it goes on.
+import { spawn } from 'node:child_process';
+import { mkdir, mkdtemp, readdir, rm, statfs } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import test, { type ExecutionContext } from 'ava';
+import type { ErrorBody } from '../../src/delta/protocol.ts';
+import { startServer } from '../../src/serve/server.ts';
+import { ask, makeTar, noise, quiet } from '../../src/serve/testkit.ts';
+
+function run(command: string, ...args: string[]): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+    child.once('error', reject);
+    child.once('exit', (code) =>
+      code === 0 ? resolve() : reject(new Error(`${command}: ${code}`)),
+    );
+  });
+}
+
+/** A tmpfs of its own for the data directory; gone with the test. */
+async function smallDisk(t: ExecutionContext, kib: number): Promise<string> {
+  const parent = await mkdtemp(join(tmpdir(), 'firstlight-full-'));
+  const path = join(parent, 'data');
+  await mkdir(path);
+  t.teardown(() => rm(parent, { recursive: true }));
+  await run('mount', '-t', 'tmpfs', '-o', `size=${kib}k`, 'firstlight-test', path);
+  t.teardown(() => run('umount', path));
+  return path;
+}
+
+/** Entries of uploads/, images/, bundles/ and content/ together. */
+async function entries(dataDir: string): Promise<number> {
+  let found = 0;
+  for (const name of ['uploads', 'images', 'bundles']) {
+    found += (await readdir(join(dataDir, name))).length;
+  }
+  for (const shard of await readdir(join(dataDir, 'content'))) {
+    found += (await readdir(join(dataDir, 'content', shard))).length;
+  }
+  return found;
+}
+
+const freeBytes = async (path: string) => {
+  const { bavail, bsize } = await statfs(path);
+  return bavail * bsize;
+};
+
+const IMAGE_BYTES = 4_000_000;
+
+/** Where the disk ran full, by what the client had been told before. */
+const stages = new Set<string>();
+
+async function fillUp(t: ExecutionContext, kib: number, tar: Buffer): Promise<void> {
+  const dataDir = await smallDisk(t, kib);
+  const server = await startServer({ dataDir, listen: '127.0.0.1:0', log: quiet });
+  try {
+    const add = (name: string, body: Buffer) =>
+      ask(`${server.url}/v1/images?kind=rootfs&name=${name}`, { method: 'POST', body });
+    const before = await freeBytes(dataDir);
+    const answer = await add('big', tar);
+    const lines = answer.body.toString().trimEnd().split('\n');
+    const last = JSON.parse(lines.at(-1)!) as Partial<ErrorBody> & { event?: string };
+    if (last.event === 'done') {
+      stages.add('none');
+      return;
+    }
+    t.is(last.error?.kind, 'no-space', `${kib} KiB: ${answer.body}`);
+    t.is(answer.status, lines.length === 1 ? 507 : 200);
+    stages.add(
+      lines.length === 1 ? 'upload' : (JSON.parse(lines.at(-2)!) as { event: string }).event,
+    );
+    t.false(answer.body.toString().includes(dataDir));
+    for (let i = 0; i < 200 && (await entries(dataDir)) > 0; i++) await sleep(20);
+    t.is(await entries(dataDir), 0, `${kib} KiB`);
+    t.deepEqual((await ask(`${server.url}/v1/images`)).json(), []);
+    t.is((await ask(`${server.url}/healthz`)).status, 200);
+    // All but what the catalog's log grew by.
+    t.true((await freeBytes(dataDir)) > before - 200_000, `${kib} KiB`);
+    const small = await add('small', await makeTar({ small: 'small' }));
+    t.regex(small.body.toString(), /"event":"done"/, `${kib} KiB`);
+  } finally {
+    await server.close();
+  }
+}
+
+test('a disk that fills up at any stage of an intake', async (t) => {
+  const tar = await makeTar(
+    Object.fromEntries(
+      // Small and large contents: they are written in different ways.
+      [3_000_000, ...Array<number>(20).fill((IMAGE_BYTES - 3_000_000) / 20)].map((bytes, i) => [
+        `f${i}`,
+        noise(bytes, i + 1),
+      ]),
+    ),
+  );
+  for (const kib of [2_500, 4_500, 5_500, 7_500, 8_800, 10_000, 12_000, 13_500, 15_000, 24_000]) {
+    await fillUp(t, kib, tar);
+  }
+  // Contents are written behind the reader: how far it has come by then is a matter of time.
+  t.true(stages.has('progress') || stages.has('layer'));
+  for (const stage of ['upload', 'encode', 'none']) t.true(stages.has(stage), stage);
+});
