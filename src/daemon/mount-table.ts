@@ -18,6 +18,8 @@ import { usersOf } from './users.ts';
 
 /** How often it is looked whether somebody has unmounted behind our back. */
 const WATCH_MS = 3000;
+/** The kernel takes a killed container's mount namespace down in its own time. */
+const CONTAINER_GONE_MS = 3000;
 /** How often a waiting client hears where things stand. */
 const PROGRESS_MS = 200;
 
@@ -214,7 +216,7 @@ export class MountTable {
     mount.state = 'unmounting';
     await this.#options.notes.endContainer(note);
     try {
-      await instance.teardown();
+      await this.#unmount(mount);
     } catch (error) {
       if (!lazy) throw await this.#teardownError(mount, error);
       // Only where it is in use: what is detached may go on being written to, and its snapshot stays
@@ -228,6 +230,20 @@ export class MountTable {
     await this.#options.transfers.release(mount.receiver);
     mount.releaseIdle();
     this.#log.info({ id, directory: mount.directory }, 'unmounted');
+  }
+
+  /** Unmounts what is not in use; a container that has just been killed gets a moment to be gone. */
+  async #unmount({ instance, note }: Mount): Promise<void> {
+    const deadline = Date.now() + (note.lease === undefined ? 0 : CONTAINER_GONE_MS);
+    for (;;) {
+      try {
+        await instance.teardown();
+        return;
+      } catch (error) {
+        if (toFirstlightError(error).kind !== 'busy' || Date.now() >= deadline) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+    }
   }
 
   async #teardownError(mount: Mount, cause: unknown): Promise<FirstlightError> {

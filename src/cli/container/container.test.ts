@@ -22,16 +22,16 @@ again:x:998:redis`;
 
 test('users by the image', (t) => {
   const cases: [string, number, number, number[], string][] = [
-    ['', 0, 0, [], '/root'],
-    ['root', 0, 0, [], '/root'],
-    ['redis', 999, 998, [50], '/home/redis'],
-    ['999', 999, 998, [50], '/home/redis'],
-    ['999:7', 999, 7, [], '/home/redis'],
-    ['redis:extra', 999, 50, [], '/home/redis'],
-    ['4711', 4711, 0, [], '/'],
-    ['4711:4712', 4711, 4712, [], '/'],
-    ['1000', 1234, 1234, [], '/odd'],
-    ['redis:', 999, 998, [50], '/home/redis'],
+    ['', 0, 0, [0], '/root'],
+    ['root', 0, 0, [0], '/root'],
+    ['redis', 999, 998, [998, 50], '/home/redis'],
+    ['999', 999, 998, [998, 50], '/home/redis'],
+    ['999:7', 999, 7, [7], '/home/redis'],
+    ['redis:extra', 999, 50, [50], '/home/redis'],
+    ['4711', 4711, 0, [0], '/'],
+    ['4711:4712', 4711, 4712, [4712], '/'],
+    ['1000', 1234, 1234, [1234], '/odd'],
+    ['redis:', 999, 998, [998, 50], '/home/redis'],
   ];
   for (const [spec, uid, gid, additionalGids, home] of cases) {
     t.deepEqual(resolveUser(spec, PASSWD, GROUP), { uid, gid, additionalGids, home }, spec);
@@ -53,7 +53,7 @@ test('a user or group that the image does not know is an error', (t) => {
 });
 
 test('root works without any user database', (t) => {
-  t.deepEqual(resolveUser('', '', ''), { uid: 0, gid: 0, additionalGids: [], home: '/' });
+  t.deepEqual(resolveUser('', '', ''), { uid: 0, gid: 0, additionalGids: [0], home: '/' });
 });
 
 const USER = { uid: 0, gid: 0, additionalGids: [], home: '/root' };

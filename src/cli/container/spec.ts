@@ -171,11 +171,7 @@ export function makeSpec(options: SpecOptions): object {
     ociVersion: '1.0.2',
     process: {
       terminal: options.terminal,
-      user: {
-        uid: user.uid,
-        gid: user.gid,
-        ...(user.additionalGids.length > 0 ? { additionalGids: user.additionalGids } : {}),
-      },
+      user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
       args: argsOf(config, options.command),
       env: envOf(config, options),
       cwd: config.WorkingDir || '/',

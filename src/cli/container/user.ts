@@ -6,6 +6,10 @@ import { FirstlightError } from '../../errors/errors.ts';
 export interface ContainerUser {
   uid: number;
   gid: number;
+  /**
+   * Supplementary groups, `gid` among them: a process that changes its group (a setgid program) must
+   * not escape what is denied to the group it came from.
+   */
   additionalGids: number[];
   /** Home directory, `/` where the user database knows none. */
   home: string;
@@ -84,11 +88,12 @@ export function resolveUser(spec: string, passwd: string, group: string): Contai
       throw new FirstlightError('usage', `the image has no group "${groupPart}" in /etc/group`);
     }
     // As docker does: a group that is named outright comes alone.
-    return { uid, gid: named?.gid ?? idOf(groupPart), additionalGids: [], home };
+    const only = named?.gid ?? idOf(groupPart);
+    return { uid, gid: only, additionalGids: [only], home };
   }
   const gid = entry?.gid ?? 0;
-  const additionalGids = groups
-    .filter((g) => entry !== undefined && g.members.includes(entry.name) && g.gid !== gid)
+  const memberships = groups
+    .filter((g) => entry !== undefined && g.members.includes(entry.name))
     .map((g) => g.gid);
-  return { uid, gid, additionalGids: [...new Set(additionalGids)], home };
+  return { uid, gid, additionalGids: [...new Set([gid, ...memberships])], home };
 }

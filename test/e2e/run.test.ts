@@ -1,0 +1,240 @@
+// `firstlight run`: real containers under runc, and what is left when anything about them is killed.
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { isBelow, parseMountInfo } from '../../src/daemon/mountinfo.ts';
+import { runtimeDir } from '../../src/daemon/paths.ts';
+import { busyboxImage, busyboxLayout } from '../lib/busybox-image.ts';
+import { mountsBelow } from '../lib/leaks.ts';
+import { type Background, must, run, until } from '../lib/proc.ts';
+import { Stage } from '../lib/stage.ts';
+
+/** A stage whose server has the tiny image as `tiny:1`. */
+async function tiny(t: ExecutionContext): Promise<Stage> {
+  const stage = await Stage.open(t);
+  await stage.serve();
+  await stage.addImage(`rootfs:${await busyboxImage(stage.dir)}`, 'tiny:1');
+  return stage;
+}
+
+/** Nothing of any container is left: mounts, snapshots, configurations, runtime state, control groups. */
+async function assertNothingLeft(t: ExecutionContext, stage: Stage): Promise<void> {
+  const base = runtimeDir(stage.root);
+  const entries = async (path: string) => readdir(path).catch(() => []);
+  t.deepEqual(await entries(join(stage.root, 'snapshots')), []);
+  for (const name of ['bundles', 'containers', 'mounts', 'rootfs']) {
+    t.deepEqual(await entries(join(base, name)), [], name);
+  }
+  t.deepEqual(await mountsBelow(stage.dir), []);
+  const mounts = parseMountInfo(await readFile('/proc/self/mountinfo', 'utf8'));
+  t.deepEqual(
+    mounts.filter((mount) => isBelow(mount.mountPoint, base)),
+    [],
+  );
+}
+
+/** A container that says `up` and goes on. */
+async function startSleeper(stage: Stage, name: string, args: string[] = []): Promise<Background> {
+  const script =
+    'trap "" INT; trap "echo got TERM; exit 9" TERM; echo up; while :; do sleep 0.1; done';
+  const client = stage.start(['run', 'tiny:1', '--name', name, ...args, '--', 'sh', '-c', script]);
+  await until('the container is up', () => {
+    if (!client.running) throw new Error(`it ended: ${client.stderr}`);
+    return client.stdout.includes('up');
+  });
+  return client;
+}
+
+async function inContainer(name: string): Promise<boolean> {
+  const { stdout } = await run('pgrep', ['-f', `firstlight-${name}|--name ${name}`]);
+  return stdout.length > 0;
+}
+
+test('a container has its own root, processes and host name, and its exit code is returned', async (t) => {
+  const stage = await tiny(t);
+  const ended = await stage.run([
+    'run',
+    'tiny:1',
+    '--name',
+    'box',
+    '--',
+    'sh',
+    '-c',
+    'hostname; pwd; echo $$; ls /; cat /etc/hostname; echo written > /etc/new && cat /etc/new; exit 7',
+  ]);
+  t.is(ended.code, 7, ended.stderr);
+  t.deepEqual(ended.stdout.toString().split('\n').filter(Boolean), [
+    'box',
+    '/',
+    '1',
+    'bin',
+    'dev',
+    'etc',
+    'proc',
+    'srv',
+    'sys',
+    'tmp',
+    'box',
+    'written',
+  ]);
+  t.is(ended.stderr, '');
+  await assertNothingLeft(t, stage);
+});
+
+test('entrypoint, command, user, environment and working directory come from the image', async (t) => {
+  const stage = await Stage.open(t);
+  await stage.serve();
+  const script = 'id; pwd; echo $GREETING $HOME "$@"';
+  const layout = await busyboxLayout(stage.dir, [
+    ...['sh', '-c', script, 'sh'].flatMap((word) => ['--config.entrypoint', word]),
+    '--config.cmd',
+    'from-image',
+    '--config.user',
+    'web',
+    '--config.env',
+    'GREETING=hello',
+    '--config.workingdir',
+    '/srv/work',
+  ]);
+  await stage.must(['image', 'add', `oci:${layout}:latest`, '--name', 'tiny:2']);
+  t.is(
+    await stage.must(['run', 'tiny:2']),
+    'uid=33(web) gid=34(web) groups=34(web),90(logs)\n/srv/work\nhello /srv from-image\n',
+  );
+  t.regex(await stage.must(['run', 'tiny:2', 'other', 'words']), /hello \/srv other words\n$/);
+});
+
+test('network: the host has its own, none has the loopback alone', async (t) => {
+  const stage = await tiny(t);
+  const interfaces = 'cat /proc/net/dev | wc -l';
+  const count = async (net: string) =>
+    Number(await stage.must(['run', 'tiny:1', '--net', net, '--', 'sh', '-c', interfaces]));
+  t.is(await count('none'), 3, 'two lines of heading and lo');
+  t.is(await count('host'), Number(await must('sh', ['-c', interfaces])));
+});
+
+test('standard input reaches the container', async (t) => {
+  const stage = await tiny(t);
+  t.is(await stage.must(['run', 'tiny:1', '--', 'cat'], { input: 'through\n' }), 'through\n');
+});
+
+test('a read-only container', async (t) => {
+  const stage = await tiny(t);
+  const ended = await stage.run(['run', 'tiny:1', '--rw', 'off', '--', 'touch', '/x']);
+  t.is(ended.code, 1);
+  t.regex(ended.stderr, /Read-only file system/);
+  await assertNothingLeft(t, stage);
+});
+
+test('a command that cannot be started: 127, 126, and 2 where there is none', async (t) => {
+  const stage = await tiny(t);
+  const code = async (...command: string[]) =>
+    (await stage.run(['run', 'tiny:1', '--', ...command])).code;
+  t.is(await code('nosuch'), 127);
+  t.is(await code('/etc/not-executable'), 126);
+  t.is(await code(), 2);
+  t.is(await code('sh', '-c', 'kill -9 $$ ; exec sleep 100 & kill -15 $!; exit 3'), 3);
+  await assertNothingLeft(t, stage);
+});
+
+test('signals go on to the container', async (t) => {
+  const stage = await tiny(t);
+  const client = await startSleeper(stage, 'sleeper');
+  const ended = await client.kill('SIGTERM');
+  t.is(ended.code, 9);
+  t.regex(ended.stdout.toString(), /got TERM/);
+  await assertNothingLeft(t, stage);
+});
+
+test('one that ignores SIGINT is killed at the third', async (t) => {
+  const stage = await tiny(t);
+  const client = await startSleeper(stage, 'stubborn');
+  for (let i = 0; i < 3; i++) {
+    process.kill(client.pid, 'SIGINT');
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  const ended = await client.ended;
+  t.is(ended.code, 137);
+  await assertNothingLeft(t, stage);
+});
+
+test('two containers of one image do not see each other; a name is taken once', async (t) => {
+  const stage = await tiny(t);
+  const first = await startSleeper(stage, 'twin');
+  const second = await stage.run(['run', 'tiny:1', '--name', 'twin', '--', 'true']);
+  t.is(second.code, 13);
+  t.regex(second.stderr, /container twin already/);
+  const script = 'echo $$; test -e /only-mine || echo new; echo > /only-mine';
+  t.is(await stage.must(['run', 'tiny:1', '--', 'sh', '-c', script]), '1\nnew\n');
+  t.is(await stage.must(['run', 'tiny:1', '--', 'sh', '-c', script]), '1\nnew\n');
+  await first.kill('SIGTERM');
+  await assertNothingLeft(t, stage);
+});
+
+test('the root of a running container cannot be unmounted', async (t) => {
+  const stage = await tiny(t);
+  const client = await startSleeper(stage, 'held');
+  const { mounts } = await stage.status();
+  const ended = await stage.run(['umount', '--lazy', mounts[0]!.directory]);
+  t.is(ended.code, 6);
+  t.regex(ended.stderr, /root of a running container/);
+  await client.kill('SIGTERM');
+});
+
+test('kill -9 of the client: the daemon takes everything away', async (t) => {
+  const stage = await tiny(t);
+  const client = await startSleeper(stage, 'orphan');
+  t.true(await inContainer('orphan'));
+  await client.kill('SIGKILL');
+  await until('unmounted', async () => (await stage.status()).mounts.length === 0);
+  await until('the runtime has gone', async () => !(await inContainer('orphan')));
+  await assertNothingLeft(t, stage);
+});
+
+test('kill -9 of the daemon: the client ends the container and says why', async (t) => {
+  const stage = await tiny(t);
+  const client = await startSleeper(stage, 'bereft');
+  process.kill(await stage.daemonPid(), 'SIGKILL');
+  const ended = await client.ended;
+  t.is(ended.code, 1);
+  t.regex(ended.stderr, /firstlight: the daemon has ended, and with it the file system/);
+  t.false(await inContainer('bereft'));
+  // The next daemon clears away what the killed one had mounted.
+  await stage.must(['ls']);
+  await assertNothingLeft(t, stage);
+});
+
+test('kill -9 of both: the next daemon removes container, mounts and files', async (t) => {
+  const stage = await tiny(t);
+  const client = await startSleeper(stage, 'nobodys');
+  process.kill(await stage.daemonPid(), 'SIGKILL');
+  client.child.kill('SIGKILL');
+  await client.ended;
+  await stage.must(['ls']);
+  await until('the runtime has gone', async () => !(await inContainer('nobodys')));
+  await assertNothingLeft(t, stage);
+});
+
+test('Ctrl-C before the container runs leaves nothing', async (t) => {
+  const stage = await Stage.open(t);
+  await stage.serve({ rate: '200kbit' });
+  await stage.addImage(`rootfs:${await busyboxImage(stage.dir)}`, 'tiny:1');
+  const client = stage.start(['run', 'tiny:1', '--', 'true']);
+  // The runtime waits for the program, which takes a while at this rate: the client is inside.
+  await until('mounted', async () => (await stage.status()).mounts.length > 0);
+  for (let i = 0; i < 4; i++) {
+    client.child.kill('SIGINT');
+    await new Promise((resolve) => setTimeout(resolve, 300));
+  }
+  const ended = await client.ended;
+  t.not(ended.code, 0);
+  await until('unmounted', async () => (await stage.status()).mounts.length === 0);
+  await assertNothingLeft(t, stage);
+});
+
+test('the daemon leaves no runtime directory when it ends', async (t) => {
+  const stage = await tiny(t);
+  await stage.must(['run', 'tiny:1', '--', 'true']);
+  await stage.must(['daemon', '--stop']);
+  await t.throwsAsync(stat(runtimeDir(stage.root)), { code: 'ENOENT' });
+});
