@@ -137,10 +137,20 @@ function readHave(section: Buffer, toc: Toc, bases: CountedBase[]) {
   return { haveBase, haveContent };
 }
 
-/** Part numbers of the contents that the bundle brings, ascending. */
-function missingParts(toc: Toc, haveBase: Int32Array): Uint32Array {
+/**
+ * Part numbers of the contents that the bundle brings, ascending.
+ * @param frames  number of frames that bring them
+ */
+function missingParts(toc: Toc, haveBase: Int32Array, frames: number): Uint32Array {
   let count = 0;
-  for (let c = 0; c < toc.contents; c++) if (haveBase[c]! < 0) count += toc.partCount(c);
+  let bytes = 0;
+  for (let c = 0; c < toc.contents; c++) {
+    if (haveBase[c]! >= 0) continue;
+    count += toc.partCount(c);
+    bytes += toc.contentSize(c);
+  }
+  // Before memory is taken for them: a small header can name more than its frames could ever hold.
+  if (bytes > frames * FRAME_MAX_BYTES) fail(`digests: ${frames} frames for ${bytes} bytes`);
   const parts = new Uint32Array(count);
   let at = 0;
   for (let c = 0; c < toc.contents; c++) {
@@ -267,7 +277,7 @@ export function decodeHeader(preamble: Buffer, header: Buffer): BundleHeader {
   checkLayers(toc, image.layers.length);
   const bases = readBases(sections.bases);
   const { haveBase, haveContent } = readHave(sections.have, toc, bases);
-  const missing = missingParts(toc, haveBase);
+  const missing = missingParts(toc, haveBase, sections.digests.length / DIGEST_BYTES);
   const order = unpackOrder(new VarintReader(sections.order, 'bundle: order'), missing);
   const frames = readFrames(
     { ...sections, digests: Buffer.from(sections.digests) },

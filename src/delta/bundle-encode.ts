@@ -285,6 +285,22 @@ function makeHeader(input: EncodeInput, have: Have, order: Order, body: Body): P
   return packHeader(joinSections(sections), body.bytes);
 }
 
+/** Refuses what would make a bundle that no decoder takes. */
+function checkInput(input: EncodeInput): void {
+  const { layers } = readImageFacts(input.manifest, input.config);
+  for (let row = 0; row < input.toc.rows; row++) {
+    if (input.toc.layer(row) >= Math.max(layers.length, 1))
+      throw new FirstlightError('corrupt', `row ${row} is of a layer that the manifest lacks`);
+  }
+  for (const { toc, digests } of [input, ...input.bases]) {
+    if (digests.length !== toc.contents * DIGEST_BYTES)
+      throw new FirstlightError('corrupt', `${digests.length} bytes of digests for a TOC`);
+  }
+  const level = input.level ?? DEFAULT_LEVEL;
+  if (!(Number.isInteger(level) && level >= 1 && level <= 22))
+    throw new FirstlightError('usage', `${level} is no zstd level; it is 1 to 22`);
+}
+
 async function appendFile(from: FileHandle, to: FileHandle, bytes: number): Promise<void> {
   const buffer = Buffer.allocUnsafe(Math.min(COPY_BYTES, Math.max(bytes, 1)));
   for (let at = 0; at < bytes; ) {
@@ -310,7 +326,7 @@ async function syncDirectory(path: string): Promise<void> {
  * other error, nothing stays behind.
  */
 export async function encodeBundle(input: EncodeInput, path: string): Promise<EncodedBundle> {
-  readImageFacts(input.manifest, input.config);
+  checkInput(input);
   const have = findHave(input);
   const order = planOrder(input.toc, (content) => have.base[content]! >= 0, input.ranks ?? []);
   const aside = `${path}.${randomBytes(6).toString('hex')}`;

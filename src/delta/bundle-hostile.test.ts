@@ -20,7 +20,9 @@ import {
   type TestImage,
 } from './testing.ts';
 import { PART_BYTES } from './toc-layout.ts';
-import { VarintWriter } from './varint.ts';
+import { packToc } from './toc-pack.ts';
+import { STREAMS } from './toc-streams.ts';
+import { VarintReader, VarintWriter } from './varint.ts';
 import { Compressor } from './zstd.ts';
 
 /** Two small contents, one of two parts, one that the base has: frames of parts 0-1, 2 and 3. */
@@ -123,6 +125,25 @@ function frames(index: number, change: Partial<Parameters<typeof packFrames>[0][
   return Buffer.from(packFrames(table));
 }
 
+/** Lengths of a packed TOC's columns, all 0. */
+const fifteen = () => Array.from({ length: 15 }, () => 0);
+
+/** The packed TOC of one file of so many bytes. */
+function fileOf(bytes: number): Buffer {
+  const { toc } = imageOf({ f: { data: 'x' } });
+  const packed = packToc(toc);
+  // The column of sizes is one byte long, as all sizes here are below 128.
+  const column = STREAMS.indexOf('sizes');
+  const reader = new VarintReader(packed, 'TOC');
+  const head = Array.from({ length: 3 }, () => reader.unsigned());
+  const lengths = STREAMS.map(() => reader.unsigned());
+  const columns = lengths.map((length) => reader.raw(length));
+  const size = numbers(bytes);
+  lengths[column] = size.length;
+  columns[column] = size;
+  return Buffer.concat([numbers(...head), numbers(...lengths), ...columns]);
+}
+
 const HEADERS: [what: string, section: keyof Sections, value: Buffer, RegExp, ErrorKind?][] = [
   ['a manifest that is no JSON', 'manifest', Buffer.from('{'), /manifest: no JSON/],
   ['a manifest that is a number', 'manifest', Buffer.from('1'), /manifest: no JSON object/],
@@ -131,6 +152,7 @@ const HEADERS: [what: string, section: keyof Sections, value: Buffer, RegExp, Er
   ['a manifest of another image', 'manifest', makeManifest(2).manifest, /config: its digest is/],
   ['an empty TOC', 'toc', Buffer.alloc(0), /TOC: cut off/],
   ['a TOC of too many rows', 'toc', numbers(2 ** 40, 0, 0), /TOC: number of rows/],
+  ['a TOC of more rows than bytes', 'toc', numbers(2 ** 21, 0, 0, ...fifteen()), /TOC: prefixes/],
   ['a TOC of too many names', 'toc', numbers(1, 0, 2 ** 40), /TOC: bytes of names/],
   ['too many bases', 'bases', numbers(2 ** 20), /bases: number of bases/],
   ['bases cut off', 'bases', numbers(1), /bases: 32 bytes wanted/],
@@ -151,6 +173,7 @@ const HEADERS: [what: string, section: keyof Sections, value: Buffer, RegExp, Er
   ['an order that is too long', 'order', numbers(0, 3, 0), /order: 1 bytes too many/],
   ['more frames than parts', 'frames', numbers(5), /frames: number of frames is 5/],
   ['frames without digests', 'digests', Buffer.alloc(95), /digests: 95 bytes for 3 frames/],
+  ['a file of 4 PiB', 'toc', fileOf(2 ** 52), /TOC: sizes: row 1: more than/],
   ['fewer frames', 'frames', numbers(2, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0), /digests: 96 bytes/],
   ['a frame table cut off', 'frames', numbers(3, 1, 1, 1), /frames: cut off/],
   ['a frame that is empty', 'frames', frames(0, { bytes: 0 }), /frame 0: bytes is 0/],
@@ -179,6 +202,12 @@ test('a base is named with more contents than fit', (t) => {
   const bases = Buffer.from(packBases([{ digest: BASE.digest, contents: 0 }]));
   const hostile = rebuild(BUNDLE, { ...sectionsOf(BUNDLE), bases });
   t.throws(() => headerOf(hostile), { message: /have: contents 0 and 0 more, of 0 in its base/ });
+});
+
+test('a header with more content than its frames can hold is refused', (t) => {
+  const sections = { ...sectionsOf(BUNDLE), toc: fileOf(2 ** 40), have: Buffer.alloc(0) };
+  const message = /digests: 3 frames for 1099511627776 bytes/;
+  t.throws(() => headerOf(rebuild(BUNDLE, sections)), { instanceOf: FirstlightError, message });
 });
 
 test('a row of a layer that the image does not have is refused', async (t) => {

@@ -24,7 +24,10 @@ export const PREAMBLE = {
 } as const;
 /** A header may not be larger than this, compressed or not. */
 export const HEADER_MAX_BYTES = 256 << 20;
-/** Raw content bytes of a frame lie between these (the last one may be smaller). */
+/**
+ * Raw content bytes of a frame lie between these; it is smaller only where the next part would take
+ * it past the maximum, at the end of the ranked parts, and at the end of all.
+ */
 export const FRAME_MIN_BYTES = 64 << 10;
 export const FRAME_MAX_BYTES = 1 << 20;
 /** Media type of a bundle. */

@@ -1,7 +1,16 @@
 // Builds the flat TOC from a merged tree. Deterministic: the same tree gives the same bytes.
 import { FirstlightError } from '../errors/errors.ts';
 import { bytesOf, type Inode, S_IF, type TreeNode } from '../image/tree.ts';
-import { CONTENT, HEADER, NONE, partsOf, ROW, TOC_MAGIC, TOC_VERSION } from './toc-layout.ts';
+import {
+  CONTENT,
+  HEADER,
+  NONE,
+  PARTS_MAX,
+  partsOf,
+  ROW,
+  TOC_MAGIC,
+  TOC_VERSION,
+} from './toc-layout.ts';
 import { MTIME_MAX_SECONDS } from './toc-streams.ts';
 
 /** A TOC with what it needs beside it. */
@@ -126,6 +135,8 @@ export function buildToc(root: TreeNode): BuiltToc {
         firstRow: row,
       });
       parts += partsOf(inode.size);
+      if (parts > PARTS_MAX)
+        throw new FirstlightError('unsupported', `more than ${PARTS_MAX} MiB of content`);
       totalBytes += inode.size;
     }
   }

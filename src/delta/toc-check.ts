@@ -10,6 +10,7 @@ import {
   HEADER,
   NAME_MAX,
   NONE,
+  PARTS_MAX,
   partsOf,
   ROW,
   TARGET_MAX,
@@ -254,7 +255,7 @@ class Checker {
     if (firstRow !== row) fail(`content ${content}: firstRow is ${firstRow}, not ${row}`);
     this.#parts += partsOf(size);
     this.#totalBytes += size;
-    if (this.#parts >= U32) fail(`content ${content}: too many parts`);
+    if (this.#parts > PARTS_MAX) fail(`content ${content}: more than ${PARTS_MAX} parts`);
     if (!Number.isSafeInteger(this.#totalBytes)) fail(`content ${content}: total is 2^53 or more`);
   }
 

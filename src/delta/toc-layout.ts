@@ -13,6 +13,8 @@ export const TOC_VERSION = 1;
 export const NONE = 0xffffffff;
 /** A content is split into parts of this many bytes; the last one may be shorter. */
 export const PART_BYTES = 1 << 20;
+/** Most parts that an image may have (16 TiB of content): what readers keep for each part stays small. */
+export const PARTS_MAX = 1 << 24;
 /** Longest name, as on every Linux filesystem (NAME_MAX). */
 export const NAME_MAX = 255;
 /** Longest symlink target (PATH_MAX without its NUL). */

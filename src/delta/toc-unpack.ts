@@ -8,6 +8,7 @@ import {
   HEADER,
   NAME_MAX,
   NONE,
+  PARTS_MAX,
   partsOf,
   ROW,
   TARGET_MAX,
@@ -44,6 +45,9 @@ function split(bytes: Uint8Array): Packed {
     STREAMS.map((name, i) => [name, reader.raw(lengths[i]!)]),
   ) as Record<StreamName, Uint8Array>;
   reader.end();
+  // Every row has a byte here and another among the names: few bytes cannot ask for much memory.
+  if (columns.prefixes.length !== rows - 1 || columns.names.length < rows - 1)
+    fail(`prefixes: ${columns.prefixes.length} for ${rows} rows`);
   return { rows, contents, namesBytes, columns };
 }
 
@@ -162,7 +166,6 @@ class Unpacker {
   run(): void {
     const { rows, columns } = this.#packed;
     const { prefixes, names: text } = columns;
-    if (prefixes.length !== rows - 1) fail(`${prefixes.length} prefixes for ${rows} rows`);
     const names = this.#names;
     const view = this.#view;
     let textAt = 0;
@@ -314,8 +317,7 @@ class Unpacker {
     view.setUint32(at + CONTENT.firstRow, row, true);
     this.#parts += partsOf(size);
     this.#totalBytes += size;
-    if (this.#parts >= U32 || !Number.isSafeInteger(this.#totalBytes))
-      fail(`sizes: too much content at row ${row}`);
+    if (this.#parts > PARTS_MAX) fail(`sizes: row ${row}: more than ${PARTS_MAX} parts`);
     return content;
   }
 

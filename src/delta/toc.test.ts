@@ -174,6 +174,11 @@ const BROKEN: [what: string, change: (toc: Buffer) => unknown, message: RegExp][
   ['xattrs out of order', xattr(13, 0x63, 1), /entry 1: name not greater/],
   ['contents: firstPart', content(1, CONTENT.firstPart, 1), /content 1: firstPart/],
   ['contents: firstRow', content(1, CONTENT.firstRow, 3), /content 1: firstRow/],
+  [
+    'more parts than anyone keeps count of',
+    all(row(12, ROW.size + 4, 1 << 20), content(1, CONTENT.size + 4, 1 << 20)),
+    /content 1: more than \d+ parts/,
+  ],
   ['contents: size', content(1, CONTENT.size, 7), /row 12: size/],
 ];
 
