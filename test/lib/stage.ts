@@ -1,11 +1,12 @@
 // One end-to-end test's world: a temporary directory with a server's data, a worker's root and mount
 // points; the command line run in it; and a teardown that leaves nothing and checks that nothing
 // is left. The test's own process never touches a mount: whatever looks into one is a child.
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import type { DaemonStatus, MountStatus } from '../../src/daemon/control.ts';
+import { runtimeDir } from '../../src/daemon/paths.ts';
 import { REPOSITORY } from './images.ts';
 import { mountsBelow, processesOf, STAGE_MARK, unmountBelow } from './leaks.ts';
 import { Background, type Ended, must, type RunOptions, run, until } from './proc.ts';
@@ -184,11 +185,16 @@ export class Stage {
       await cleanup().catch((error: unknown) => problems.push(String(error)));
     }
     problems.push(...(await this.#endProcesses(graceMs)));
-    // A daemon that ends on SIGTERM takes its mounts along.
-    for (const mount of await mountsBelow(this.dir)) {
-      problems.push(`still mounted: ${mount.mountPoint} (${mount.type})`);
+    // A daemon that ends on SIGTERM takes its mounts along, and its directory of what is running.
+    const runtime = runtimeDir(this.root, this.env);
+    for (const dir of [this.dir, runtime]) {
+      for (const mount of await mountsBelow(dir)) {
+        problems.push(`still mounted: ${mount.mountPoint} (${mount.type})`);
+      }
+      await unmountBelow(dir);
     }
-    await unmountBelow(this.dir);
+    const left = await readdir(runtime, { recursive: true }).catch(() => undefined);
+    if (left !== undefined) problems.push(`${runtime} is left with: ${left.join(', ')}`);
     // Nothing is removed while something is mounted: rm would go through it.
     if (problems.length === 0) await rm(this.dir, { recursive: true, force: true });
     if (problems.length > 0) throw new Error(`the stage leaves: ${problems.join('; ')}`);
