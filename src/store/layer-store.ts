@@ -354,7 +354,8 @@ export class LayerStore {
     let bytes = 0;
     let contents = 0;
     await eachOf(this.contents.names(), 8, async (hex) => {
-      bytes += await this.contents.sizeOf(hex);
+      const size = await this.contents.sizeOf(hex);
+      bytes += size;
       contents++;
     });
     const filesystem = await statfs(this.root);

@@ -2,7 +2,6 @@
 // that use it count as incomplete from then on, and their next receiver fetches it again.
 import { createHash } from 'node:crypto';
 import { eachOf, hashFile } from './contents.ts';
-import { DigestSet } from './digest-set.ts';
 import type { LayerStore } from './layer-store.ts';
 
 /** How to verify. */
@@ -44,7 +43,7 @@ export async function verifyStore(
     if (++done % 256 === 0) onProgress?.(done, all.length);
   });
   onProgress?.(done, all.length);
-  const { missing, images } = await findIncomplete(store);
+  const { missing, images } = await findIncomplete(store, new Set(damaged));
   if (damaged.length + missing.length > 0) await store.reportDamage([...damaged, ...missing]);
   const damagedImages = await findDamagedImages(store);
   return { contents: all.length, damaged, missing, images, damagedImages };
@@ -68,10 +67,12 @@ async function isSound(store: LayerStore, hex: string): Promise<boolean> {
   }
 }
 
-/** Complete images that lack a content; they are marked incomplete. */
-async function findIncomplete(store: LayerStore): Promise<{ missing: string[]; images: string[] }> {
-  const missing = new Map<string, true>();
-  const seen = new DigestSet();
+/** Complete images that lack a content; they are marked incomplete. `known` is not named again. */
+async function findIncomplete(
+  store: LayerStore,
+  known: Set<string>,
+): Promise<{ missing: string[]; images: string[] }> {
+  const missing = new Set<string>();
   const images: string[] = [];
   for (const { digest, complete } of store.images()) {
     const image = store.findImage(digest);
@@ -81,13 +82,14 @@ async function findIncomplete(store: LayerStore): Promise<{ missing: string[]; i
     for (let at = 0; at + 32 <= digests.length; at += 32) {
       if (store.contents.has(digests, at)) continue;
       lacks = true;
-      if (seen.add(digests, at)) missing.set(digests.toString('hex', at, at + 32), true);
+      const hex = digests.toString('hex', at, at + 32);
+      if (!known.has(hex)) missing.add(hex);
     }
     if (!lacks) continue;
     await image.setState({ complete: false });
     images.push(digest);
   }
-  return { missing: [...missing.keys()], images };
+  return { missing: [...missing], images };
 }
 
 async function findDamagedImages(store: LayerStore): Promise<string[]> {
