@@ -205,8 +205,8 @@ inline void finish_job(napi_env env, napi_status, void* data) {
   std::unique_ptr<Job> job(static_cast<Job*>(data));
   napi_handle_scope scope;
   napi_open_handle_scope(env, &scope);
-  if (job->keep != nullptr) napi_delete_reference(env, job->keep);
   job->settle(env);
+  if (job->keep != nullptr) napi_delete_reference(env, job->keep);
   if (job->error_ != 0) {
     napi_reject_deferred(
         env, job->deferred_,

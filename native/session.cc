@@ -238,12 +238,7 @@ void Session::end(uint8_t* scratch) {
     rest = std::exchange(done_, {});
   }
   for (auto& parked : rest) finish(std::move(parked), scratch);
-  std::string error;
-  {
-    std::lock_guard lock(mutex_);
-    error = error_;
-  }
-  events_->closed(error);
+  events_->closed(error());
   std::lock_guard lock(mutex_);
   closed_ = true;
   closed_signal_.notify_all();
@@ -265,6 +260,11 @@ void Session::abort() {
 bool Session::wait_closed(milliseconds bound) {
   std::unique_lock lock(mutex_);
   return closed_signal_.wait_for(lock, bound, [&] { return closed_; });
+}
+
+std::string Session::error() {
+  std::lock_guard lock(mutex_);
+  return error_;
 }
 
 void Session::join() {

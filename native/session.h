@@ -75,6 +75,8 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   void abort();
   /** Waits until the session has closed, at most so long. True where it has. */
   bool wait_closed(std::chrono::milliseconds bound);
+  /** Why the session ended; empty where the kernel ended it. After `closed`. */
+  std::string error();
   /** Joins the housekeeper; after `closed`. */
   void join();
 

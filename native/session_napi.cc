@@ -1,8 +1,4 @@
-// The class Session of src/native/index.ts, and `probe`.
-//
-// Ownership: while mounted, the binding holds strong references to the JavaScript Session and its
-// Template, and a threadsafe function that keeps the process alive. All of it goes when the session
-// has closed. A cleanup hook ends what JavaScript forgot when its environment goes down.
+// The class Session of src/native/index.ts, and `probe`. Ownership stands in session_binding.h.
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -14,9 +10,7 @@
 #include <thread>
 
 #include "napi_util.h"
-#include "session.h"
-#include "template_napi.h"
-#include "transport_dev.h"
+#include "session_binding.h"
 
 namespace firstlight {
 
@@ -30,157 +24,6 @@ constexpr uint32_t kLanesMax = 4;
 // An ordinary unmount waits so long for the session's end; a copy of the mount in another mount
 // namespace can keep it alive beyond.
 constexpr std::chrono::milliseconds kCloseBound{2000};
-
-struct Event {
-  enum Kind { kWanted, kTimeout, kClosed } kind;
-  uint32_t content = 0, first = 0, last = 0;
-  double waited_ms = 0;
-  std::string error;
-};
-
-class SessionBinding : public SessionEvents {
- public:
-  napi_env env = nullptr;
-  MountOptions mount;
-  uint32_t wait_timeout_ms = 0;
-  TemplateBinding* tree = nullptr;
-  napi_ref self = nullptr;         // strong while starting or mounted
-  napi_ref tree_object = nullptr;  // strong as long as the session exists
-  napi_ref callbacks[3] = {};      // onWanted, onTimeout, onClosed
-  enum { kNew, kStarting, kMounted, kClosed } state = kNew;
-  std::shared_ptr<Session> session;  // while mounted; pool jobs hold their own copy
-
-  ~SessionBinding() override {
-    if (tree != nullptr && tree_object != nullptr) napi_delete_reference(env, tree_object);
-    for (napi_ref callback : callbacks) {
-      if (callback != nullptr) napi_delete_reference(env, callback);
-    }
-  }
-
-  // SessionEvents: native threads.
-  void wanted(uint32_t content, uint32_t first, uint32_t last) override {
-    post(new Event{Event::kWanted, content, first, last, 0, {}});
-  }
-  void timed_out(uint32_t content, double waited_ms) override {
-    post(new Event{Event::kTimeout, content, 0, 0, waited_ms, {}});
-  }
-  void closed(const std::string& error) override {
-    post(new Event{Event::kClosed, 0, 0, 0, 0, error});
-  }
-
-  bool open_channel() {
-    napi_value name = napi::make_string(env, "firstlight session");
-    if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
-                                        deliver, &channel_) != napi_ok) {
-      return false;
-    }
-    // After the channel, so that at the environment's end this runs before the channel goes.
-    napi_add_env_cleanup_hook(env, forgotten, this);
-    return true;
-  }
-
-  void close_channel() {
-    if (channel_ == nullptr) return;
-    napi_remove_env_cleanup_hook(env, forgotten, this);
-    napi_release_threadsafe_function(channel_, napi_tsfn_release);
-    channel_ = nullptr;
-  }
-
-  /** JavaScript thread: the pool has mounted. */
-  void began(std::shared_ptr<Session> started) {
-    session = std::move(started);
-    state = kMounted;
-    // Unmounted before the promise could resolve: its event came first.
-    if (closed_early_ != nullptr) hear_closed(std::move(closed_early_));
-  }
-
-  /** JavaScript thread: the session has ended, or never began. */
-  void let_go() {
-    if (session != nullptr) {
-      session->join();
-      last_ = session->counters().read();
-      session.reset();
-    }
-    if (state == kStarting || state == kMounted) tree->sessions--;
-    state = kClosed;
-    close_channel();
-    if (self != nullptr) napi_delete_reference(env, std::exchange(self, nullptr));
-  }
-
-  SessionStats stats() const { return session == nullptr ? last_ : session->counters().read(); }
-
- private:
-  void post(Event* event) {
-    // Fails only while the environment goes down; nobody is left to hear it.
-    if (napi_call_threadsafe_function(channel_, event, napi_tsfn_nonblocking) != napi_ok) {
-      delete event;
-    }
-  }
-
-  static void deliver(napi_env env, napi_value, void* context, void* data);
-  static void forgotten(void* data);
-  void hear_closed(std::unique_ptr<Event> event);
-
-  napi_threadsafe_function channel_ = nullptr;
-  std::unique_ptr<Event> closed_early_;
-  SessionStats last_;
-};
-
-// Calls one of the callbacks. What it throws ends the process, as an uncaught exception does.
-void call_back(napi_env env, napi_ref callback, std::initializer_list<napi_value> arguments) {
-  napi_value function = nullptr;
-  napi_value result = nullptr;
-  napi_get_reference_value(env, callback, &function);
-  if (napi_call_function(env, napi::undefined(env), function, arguments.size(), arguments.begin(),
-                         &result) == napi_pending_exception) {
-    napi_value error = nullptr;
-    napi_get_and_clear_last_exception(env, &error);
-    napi_fatal_exception(env, error);
-  }
-}
-
-// JavaScript thread. `env` is null where the environment is going down.
-void SessionBinding::deliver(napi_env env, napi_value, void* context, void* data) {
-  auto* binding = static_cast<SessionBinding*>(context);
-  std::unique_ptr<Event> event(static_cast<Event*>(data));
-  if (env == nullptr) return;
-  switch (event->kind) {
-    case Event::kWanted:
-      return call_back(env, binding->callbacks[0],
-                       {napi::make_number(env, event->content),
-                        napi::make_number(env, event->first), napi::make_number(env, event->last)});
-    case Event::kTimeout:
-      return call_back(
-          env, binding->callbacks[1],
-          {napi::make_number(env, event->content), napi::make_number(env, event->waited_ms)});
-    case Event::kClosed:
-      if (binding->state == kStarting) {
-        binding->closed_early_ = std::move(event);
-      } else {
-        binding->hear_closed(std::move(event));
-      }
-  }
-}
-
-void SessionBinding::hear_closed(std::unique_ptr<Event> event) {
-  let_go();
-  // `this` stays: its JavaScript object cannot be collected before this turn has ended.
-  call_back(env, callbacks[2],
-            {event->error.empty() ? napi::undefined(env) : napi::make_string(env, event->error)});
-}
-
-// Environment cleanup: the process or its worker thread ends with the mount still there. Lazily, so
-// that it cannot fail; who still uses the mount gets errors from now on.
-void SessionBinding::forgotten(void* data) {
-  auto* binding = static_cast<SessionBinding*>(data);
-  if (binding->session == nullptr) return;
-  if (!binding->session->wait_closed(std::chrono::milliseconds(0))) {
-    umount2(binding->mount.mount_point.c_str(), MNT_DETACH);
-    binding->session->abort();
-  }
-  binding->session->join();
-  binding->session.reset();
-}
 
 SessionBinding* unwrap(napi_env env, napi_value self) {
   bool is = false;
@@ -329,8 +172,11 @@ napi_value start(napi_env env, napi_callback_info info) {
 
 class UnmountJob : public napi::Job {
  public:
-  UnmountJob(std::shared_ptr<Session> session, std::string path, bool detach)
-      : session_(std::move(session)), path_(std::move(path)), detach_(detach) {}
+  UnmountJob(SessionBinding* binding, bool detach)
+      : binding_(binding),
+        session_(binding->session),
+        path_(binding->mount.mount_point),
+        detach_(detach) {}
 
   void run() override {
     if (session_->wait_closed(std::chrono::milliseconds(0))) return;
@@ -344,7 +190,14 @@ class UnmountJob : public napi::Job {
     session_->wait_closed(detach_ ? std::chrono::milliseconds(50) : kCloseBound);
   }
 
+  // onClosed is heard before the promise resolves.
+  void settle(napi_env) override {
+    session_.reset();
+    binding_->hear_if_closed();
+  }
+
  private:
+  SessionBinding* binding_;
   std::shared_ptr<Session> session_;
   std::string path_;
   bool detach_;
@@ -352,8 +205,8 @@ class UnmountJob : public napi::Job {
 
 class AbortJob : public napi::Job {
  public:
-  AbortJob(std::shared_ptr<Session> session, std::string path)
-      : session_(std::move(session)), path_(std::move(path)) {}
+  explicit AbortJob(SessionBinding* binding)
+      : binding_(binding), session_(binding->session), path_(binding->mount.mount_point) {}
 
   void run() override {
     if (session_->wait_closed(std::chrono::milliseconds(0))) return;
@@ -362,7 +215,13 @@ class AbortJob : public napi::Job {
     session_->abort();
   }
 
+  void settle(napi_env) override {
+    session_.reset();
+    binding_->hear_if_closed();
+  }
+
  private:
+  SessionBinding* binding_;
   std::shared_ptr<Session> session_;
   std::string path_;
 };
@@ -382,9 +241,9 @@ napi_value unmount(napi_env env, napi_callback_info info) {
   if (binding->state == SessionBinding::kClosed) return resolved(env);
   if (binding->session == nullptr) return napi::throw_error(env, "EINVAL", "not mounted");
   bool detach = napi::get_boolean(env, call.arguments[0]).value_or(false);
-  return napi::run_job(
-      env, "firstlight unmount",
-      std::make_unique<UnmountJob>(binding->session, binding->mount.mount_point, detach));
+  auto job = std::make_unique<UnmountJob>(binding, detach);
+  napi_create_reference(env, call.self, 1, &job->keep);
+  return napi::run_job(env, "firstlight unmount", std::move(job));
 }
 
 napi_value abort_session(napi_env env, napi_callback_info info) {
@@ -392,8 +251,9 @@ napi_value abort_session(napi_env env, napi_callback_info info) {
   SessionBinding* binding = unwrap(env, call.self);
   if (binding == nullptr) return nullptr;
   if (binding->session == nullptr) return resolved(env);
-  return napi::run_job(env, "firstlight abort",
-                       std::make_unique<AbortJob>(binding->session, binding->mount.mount_point));
+  auto job = std::make_unique<AbortJob>(binding);
+  napi_create_reference(env, call.self, 1, &job->keep);
+  return napi::run_job(env, "firstlight abort", std::move(job));
 }
 
 napi_value stats(napi_env env, napi_callback_info info) {
