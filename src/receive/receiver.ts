@@ -240,6 +240,10 @@ class Opening {
     }
     const opening = open();
     images.set(digest, opening);
+    const forget = () => {
+      if (images.get(digest) === opening) images.delete(digest);
+    };
+    opening.then((image) => image.onClosed(forget), forget);
     return opening;
   }
 
@@ -301,10 +305,10 @@ class Opening {
   ): Promise<SharedImage | string[]> {
     const { ref, platform } = this.#options;
     const name = isDigest(ref) ? '' : ref;
-    if (
-      this.#store.findImage(answer.digest) !== undefined ||
-      this.#shared.images.has(answer.digest)
-    ) {
+    // One that is just being opened is not in the store yet; one that has been closed may have left it.
+    const open = await this.#shared.images.get(answer.digest)?.catch(() => undefined);
+    const isOpen = open !== undefined && open.closed === undefined;
+    if (isOpen || this.#store.findImage(answer.digest) !== undefined) {
       abort.abort();
       return this.#named(await this.#stored(answer.digest), name);
     }
