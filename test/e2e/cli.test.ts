@@ -366,6 +366,8 @@ test('gc --all and verify', async (t) => {
   t.is(removed.images, 1);
   t.true(removed.bytes > 1_000_000);
   t.deepEqual((await stage.json<{ images: unknown[] }>(['ls'])).images, []);
+  const again = await stage.mount('tiny:1');
+  t.is(await must('cat', [join(again, 'etc/not-executable')]), 'text\n', 'it is fetched again');
 });
 
 test('images of a layout are uploaded, listed, inspected and removed', async (t) => {
@@ -386,4 +388,120 @@ test('images of a layout are uploaded, listed, inspected and removed', async (t)
   t.deepEqual(detail.config.config.Cmd, ['echo', 'hi']);
   await stage.must(['image', 'rm', 'tiny:2']);
   t.deepEqual(await stage.json(['image', 'ls']), []);
+});
+
+test('an image comes from a registry with the login of the local docker config: 10 without it', async (t) => {
+  const stage = await Stage.open(t);
+  await stage.serve();
+  const layout = await busyboxLayout(stage.dir, ['--config.cmd', 'true']);
+  const registry = await startRegistry(stage, 'reader', 'secret');
+  await must('skopeo', [
+    'copy',
+    '--dest-tls-verify=false',
+    '--dest-creds=reader:secret',
+    `oci:${layout}:latest`,
+    `docker://${registry}/team/tiny:1`,
+  ]);
+  const source = `docker://${registry}/team/tiny:1`;
+  const config = join(stage.dir, 'docker');
+  await mkdir(config);
+  const login = async (password: string) => {
+    const auth = Buffer.from(`reader:${password}`).toString('base64');
+    await writeFile(
+      join(config, 'config.json'),
+      JSON.stringify({ auths: { [registry]: { auth } } }),
+    );
+  };
+  const env = { DOCKER_CONFIG: config };
+  await login('wrong');
+  failed(t, await stage.run(['image', 'add', source, '--name', 'tiny:3'], { env }), 10, /./);
+  await login('secret');
+  const image = await stage.json<{ name: string }>(['image', 'add', source, '--name', 'tiny:3'], {
+    env,
+  });
+  t.is(image.name, 'tiny:3');
+  await stage.must(['run', 'tiny:3']);
+});
+
+/** Debian's docker-registry with a password, ended with the stage; its HOST:PORT. */
+async function startRegistry(stage: Stage, user: string, password: string): Promise<string> {
+  const { Background } = await import('../lib/proc.ts');
+  const htpasswd = join(stage.dir, 'htpasswd');
+  await writeFile(htpasswd, await must('htpasswd', ['-Bbn', user, password]));
+  const port = 20_000 + Math.floor(Math.random() * 20_000);
+  const config = join(stage.dir, 'registry.yml');
+  await writeFile(
+    config,
+    `version: 0.1
+storage: {filesystem: {rootdirectory: ${join(stage.dir, 'registry')}}}
+http: {addr: "127.0.0.1:${port}"}
+auth: {htpasswd: {realm: test, path: ${htpasswd}}}
+`,
+  );
+  const registry = new Background('docker-registry', ['serve', config], { env: stage.env });
+  stage.onClose(async () => {
+    await registry.kill('SIGTERM');
+  });
+  await until('the registry answers', async () => {
+    if (!registry.running) throw new Error(registry.stderr);
+    return fetch(`http://127.0.0.1:${port}/v2/`).then(
+      () => true,
+      () => false,
+    );
+  });
+  return `127.0.0.1:${port}`;
+}
+
+test('doctor says what there is, and fails where something needed is missing', async (t) => {
+  const stage = await Stage.open(t);
+  const { url } = await stage.serve();
+  const report = await stage.json<{ ok: boolean; findings: { name: string; level: string }[] }>([
+    'doctor',
+    '--server',
+    url,
+  ]);
+  t.true(report.ok, JSON.stringify(report.findings));
+  const level = (name: string) => report.findings.find((finding) => finding.name === name)?.level;
+  for (const name of [
+    'node',
+    'native part',
+    '/dev/fuse',
+    'fuse mount',
+    'overlayfs',
+    'store root',
+    'server',
+  ]) {
+    t.is(level(name), 'ok', name);
+  }
+  t.deepEqual(await mountsBelow(stage.dir), []);
+  const lacking = await stage.run(['doctor', '--server', 'http://127.0.0.1:1']);
+  t.is(lacking.code, 1);
+  t.regex(lacking.stdout.toString(), /FAIL {2}server: .*127\.0\.0\.1:1.*\n {6}-> check --server/);
+});
+
+test('one configuration file serves all commands, below environment and flags', async (t) => {
+  const stage = await tiny(t);
+  const url = stage.env.FIRSTLIGHT_SERVER!;
+  const root = join(stage.dir, 'configured');
+  const config = join(stage.dir, 'firstlight.toml');
+  await writeFile(config, `server = "${url}"\nroot = "${root}"\nrw = "off"\nidle = "1s"\n`);
+  const env = { FIRSTLIGHT_SERVER: '', FIRSTLIGHT_ROOT: '', FIRSTLIGHT_CONFIG: config };
+  const dir = await stage.mountPoint();
+  await stage.must(['mount', 'tiny:1', dir], { env });
+  const { mounts } = await stage.json<{ mounts: MountStatus[] }>(['status'], { env });
+  t.like(mounts[0], { rw: 'off', server: url });
+  t.true((await stat(join(root, 'control.sock'))).isSocket());
+  await stage.must(['umount', dir], { env });
+  await stage.must(['mount', 'tiny:1', dir, '--rw', 'overlay'], { env });
+  t.is((await stage.json<{ mounts: MountStatus[] }>(['status'], { env })).mounts[0]?.rw, 'overlay');
+  await stage.must(['umount', dir], { env });
+});
+
+test('on a terminal there is a progress bar, and the lines stay whole', async (t) => {
+  const stage = await tiny(t, '8mbit');
+  const dir = await stage.mountPoint();
+  const program = `"${process.execPath}" "${join(import.meta.dirname, '../../bin/firstlight.js')}" mount tiny:1 "${dir}" --wait`;
+  const { stdout, code } = await run('script', ['-qec', program, '/dev/null'], { env: stage.env });
+  t.is(code, 0);
+  t.regex(stdout.toString(), /100% .* of .*tiny:1/);
 });

@@ -20,7 +20,7 @@ async function inspect(context: Context, name: string): Promise<ImageDetail> {
 
 export async function run(context: Context, args: string[]): Promise<undefined> {
   const [name = ''] = args;
-  checkImage(name);
+  await checkImage(name);
   const image = await inspect(context, name);
   if (context.json) context.printJson(image);
   else context.print(JSON.stringify(image, null, 2));

@@ -21,7 +21,7 @@ async function remove(context: Context, name: string): Promise<void> {
 }
 
 export async function run(context: Context, args: string[]): Promise<undefined> {
-  for (const name of args) checkImage(name);
+  for (const name of args) await checkImage(name);
   for (const name of args) {
     await remove(context, name);
     if (!context.json) context.print(`removed ${name}`);

@@ -12,7 +12,7 @@ export async function run(
   options: OptionValues,
 ): Promise<undefined> {
   const [image = '', path = ''] = args;
-  const request = mountRequest(context, image, options);
+  const request = await mountRequest(context, image, options);
   const place = resolveMountPoint(path, context.settings.text('root'));
   checkMountPermission();
   const { TransferBar } =
@@ -31,6 +31,7 @@ export async function run(
         },
       },
     );
+    if (mount !== undefined) bar?.update([mount]);
   } finally {
     bar?.stop();
   }

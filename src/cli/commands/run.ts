@@ -141,7 +141,7 @@ export async function run(
   const [image = '', ...command] = args;
   const runtime = findRuntime(context.settings.optional('runtime'));
   const id = containerId(options);
-  const request = mountRequest(context, image, options);
+  const request = await mountRequest(context, image, options);
   checkMountPermission();
   const base = runtimeDir(context.settings.text('root'));
   const bundle = join(base, 'bundles', id);
