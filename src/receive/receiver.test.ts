@@ -407,3 +407,18 @@ test('a second server takes over an interrupted image', async (t) => {
   await second.complete;
   await assertWhole(t, root, image);
 });
+
+test('an image that was closed and removed is fetched anew by its name', async (t) => {
+  const image = makeImage('anew', someFiles('anew', SMALL));
+  const { root, server, store, options } = await makeStage(t, image);
+  const first = await Receiver.open(store, options());
+  await first.complete;
+  await first.close();
+  await store.removeImage('app:1');
+  await store.gc();
+  t.is(store.contents.count, 0);
+  const second = await Receiver.open(store, options());
+  await second.complete;
+  t.is(server.requests.filter(({ path }) => path === '/v1/delta').length, 2);
+  await assertWhole(t, root, image);
+});

@@ -39,6 +39,7 @@ export class SharedImage {
   readonly #unuse: () => void;
   #users = 0;
   #closed: Promise<void> | undefined;
+  #afterClose: () => void = () => undefined;
 
   private constructor(
     context: OpenContext,
@@ -131,12 +132,18 @@ export class SharedImage {
     return this.#closed;
   }
 
+  /** Calls `listener` when everything is stopped. */
+  onClosed(listener: () => void): void {
+    this.#afterClose = listener;
+  }
+
   async #close(): Promise<void> {
     try {
       await this.transfer?.stop();
     } finally {
       this.template.release();
       this.#unuse();
+      this.#afterClose();
     }
   }
 }
