@@ -91,26 +91,29 @@ for (const [work, step, when, files, names] of [
   [REMOVE, './blobs-directory.ts DirectoryBlobStore removeContents', 'after', NONE, []],
 ] as const) {
   const what = work === REMOVE ? 'removal' : 'intake';
-  test.serial(`killed in the middle of ${what}, ${when} ${step.split(' ').slice(1).join('.')}`, async (t) => {
-    const dataDir = await makeDirectory(t);
-    const first = await serve(t, { dataDir });
-    await addRootfs(first.url, 'old', await makeTar({ old: 'old', other: noise(100_000, 2) }));
-    await first.close();
-    const source = work === REMOVE ? REMOVE : ADD(join(await makeDirectory(t), 'new.tar'));
-    await killed(t, program(dataDir, step, when, source));
-    const store = await ImageStore.open({ dataDir, log: quiet });
-    t.deepEqual(
-      (await store.list()).map((image) => image.name),
-      [...names],
-    );
-    t.is(await store.catalog.openChanges(), 0);
-    await store.close();
-    t.deepEqual(await filesOf(dataDir), files);
-    const again = await serve(t, { dataDir });
-    for (const name of names) {
-      t.is((await ask(`${again.url}/v1/delta?image=${name}`)).status, 200, name);
-    }
-    const added = await addRootfs(again.url, 'new', await makeTar({ new: 'new', old: 'old' }));
-    t.is(added.at(-1)?.event, 'done');
-  });
+  test.serial(
+    `killed in the middle of ${what}, ${when} ${step.split(' ').slice(1).join('.')}`,
+    async (t) => {
+      const dataDir = await makeDirectory(t);
+      const first = await serve(t, { dataDir });
+      await addRootfs(first.url, 'old', await makeTar({ old: 'old', other: noise(100_000, 2) }));
+      await first.close();
+      const source = work === REMOVE ? REMOVE : ADD(join(await makeDirectory(t), 'new.tar'));
+      await killed(t, program(dataDir, step, when, source));
+      const store = await ImageStore.open({ dataDir, log: quiet });
+      t.deepEqual(
+        (await store.list()).map((image) => image.name),
+        [...names],
+      );
+      t.is(await store.catalog.openChanges(), 0);
+      await store.close();
+      t.deepEqual(await filesOf(dataDir), files);
+      const again = await serve(t, { dataDir });
+      for (const name of names) {
+        t.is((await ask(`${again.url}/v1/delta?image=${name}`)).status, 200, name);
+      }
+      const added = await addRootfs(again.url, 'new', await makeTar({ new: 'new', old: 'old' }));
+      t.is(added.at(-1)?.event, 'done');
+    },
+  );
 }
