@@ -72,12 +72,21 @@ export class Arrivals {
     this.#ready = new Uint8Array(this.#toc.contents);
   }
 
-  /** Finds what is there of an image, and marks it in the template. */
-  static async open(store: LayerStore, image: StoredImage, template: Template): Promise<Arrivals> {
+  /**
+   * Finds what is there of an image, and marks it in the template.
+   * @param repair  the template knew the image as complete: what is missing has been lost
+   */
+  static async open(
+    store: LayerStore,
+    image: StoredImage,
+    template: Template,
+    repair = false,
+  ): Promise<Arrivals> {
     const digests = await image.openDigests();
     try {
       const arrivals = new Arrivals(store, image, template, digests, await image.openParts());
       await arrivals.#load();
+      if (repair) arrivals.#bar(arrivals.incomplete());
       return arrivals;
     } catch (error) {
       await digests.close();
@@ -300,6 +309,7 @@ export class Arrivals {
   }
 
   #bar(contents: number[]): void {
+    if (contents.length === 0) return;
     for (const content of contents) this.#barred.add(content);
     this.#template.native.markFailed(Uint32Array.from(contents), constants.errno.EIO);
   }
@@ -328,7 +338,7 @@ export class Arrivals {
       this.#setParts(c, 0);
       lost.push(c);
     }
-    if (lost.length > 0) this.#bar(lost);
+    this.#bar(lost);
     return lost;
   }
 

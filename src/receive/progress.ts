@@ -1,4 +1,5 @@
 // What a transfer tells about itself.
+import type { ErrorKind } from '../errors/errors.ts';
 
 /** State of a transfer. */
 export type TransferState =
@@ -36,6 +37,8 @@ export interface Progress {
   outOfOrder: number;
   /** Why the transfer is retrying or has failed: one line. */
   error?: string;
+  /** Kind of that error: whoever waits for the end may give up on some. */
+  errorKind?: ErrorKind;
 }
 
 /** A transfer in which nothing has happened yet. */

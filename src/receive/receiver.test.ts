@@ -1,5 +1,6 @@
 // Opening and receiving without and with faults of the network. Faults of the disk: disk.test.ts;
 // kill -9: kill.test.ts.
+import { chmod, writeFile } from 'node:fs/promises';
 import test from 'ava';
 import { encode, FaultyServer, makeImage, noise, someFiles } from '../../test/receive/fixture.ts';
 import { assertWhole, LARGE, makeStage, SMALL } from '../../test/receive/stage.ts';
@@ -422,3 +423,36 @@ test('an image that was closed and removed is fetched anew by its name', async (
   t.is(server.requests.filter(({ path }) => path === '/v1/delta').length, 2);
   await assertWhole(t, root, image);
 });
+
+for (const when of ['complete', 'arriving'] as const) {
+  test(`damage found while the image is open and ${when} is fetched again`, async (t) => {
+    const image = makeImage(when, someFiles(when, [...SMALL, ...LARGE]));
+    const { root, server, templates, store, options } = await makeStage(t, image);
+    if (when === 'arriving') {
+      server.fault = (_, index) => (index === 0 ? { rate: 4_000_000 } : undefined);
+    }
+    const receiver = await Receiver.open(store, options());
+    const template = templates[0]!;
+    const large = [...template.states.keys()].filter((c) => image.toc.partCount(c) > 1);
+    const victims = when === 'complete' ? [3, large[0]!] : [0];
+    if (when === 'complete') await receiver.complete;
+    else await template.until(() => template.states[0] === 2);
+    await store.contents.makeDurable();
+    for (const victim of victims) {
+      const path = store.contents.path(image.hex(victim))!;
+      await chmod(path, 0o644);
+      await writeFile(path, 'rotten');
+    }
+    const report = await store.verify();
+    t.deepEqual(report.damaged.sort(), victims.map((v) => image.hex(v)).sort());
+    await receiver.complete;
+    for (const victim of victims) {
+      t.is(template.errnos.get(victim), 5);
+      t.is(template.states[victim], 2);
+    }
+    t.deepEqual(template.violations, []);
+    t.is(receiver.progress().state, 'complete');
+    t.true(store.findImage(image.digest)?.complete);
+    await assertWhole(t, root, image);
+  });
+}

@@ -216,11 +216,9 @@ class Opening {
     return this.#once(digest, async () => {
       const image = this.#store.findImage(digest);
       if (image === undefined) throw new FirstlightError('not-found', `the store has no ${digest}`);
-      const { server } = image.state;
-      // An image that still arrives goes on from the server it came from where none is named.
+      // Where no server is named, the one that the image came from.
       const client =
-        this.#context.client ??
-        (image.complete ? undefined : this.#shared.client(server, DEFAULT_TIMEOUTS));
+        this.#context.client ?? this.#shared.client(image.state.server, DEFAULT_TIMEOUTS);
       return SharedImage.stored({ ...this.#context, client }, image);
     });
   }

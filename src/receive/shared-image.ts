@@ -21,7 +21,7 @@ import { Transfer } from './transfer.ts';
 export interface OpenContext {
   store: LayerStore;
   log: Logger;
-  /** Undefined where no server is known: only what is complete can be opened then. */
+  /** Undefined where no server is known: then nothing can be fetched. */
   client: DeltaClient | undefined;
   requestedAt: number;
   makeTemplate?: NativeTemplateFactory | undefined;
@@ -35,8 +35,10 @@ export class SharedImage {
   readonly manifest: Buffer;
   readonly config: Buffer;
   readonly progress: Progress;
-  readonly transfer: Transfer | undefined;
-  readonly #unuse: () => void;
+  readonly #context: OpenContext;
+  readonly #release: (() => void)[];
+  #transfer: Transfer | undefined;
+  #repairing: Promise<void> = Promise.resolve();
   #users = 0;
   #closed: Promise<void> | undefined;
   #afterClose: () => void = () => undefined;
@@ -54,8 +56,44 @@ export class SharedImage {
     this.manifest = files.manifest;
     this.config = files.config;
     this.progress = progress;
-    this.transfer = transfer;
-    this.#unuse = context.store.use(image.digest);
+    this.#transfer = transfer;
+    this.#context = context;
+    const { store } = context;
+    this.#release = [
+      store.use(image.digest),
+      store.onDamage((hexes) => {
+        this.#repairing = this.#repairing.then(() => this.#repair(new Set(hexes)));
+        return this.#repairing;
+      }),
+    ];
+  }
+
+  /** What brings the image in; undefined where it was complete and is. */
+  get transfer(): Transfer | undefined {
+    return this.#transfer;
+  }
+
+  /** Contents of the store are gone: what this image used of them is fetched again. */
+  async #repair(hexes: Set<string>): Promise<void> {
+    if (this.#closed !== undefined) return;
+    if (this.progress.state !== 'complete') return this.#transfer?.lose(hexes);
+    const slots = await this.image.read('contents');
+    let uses = false;
+    for (let at = 0; at + 32 <= slots.length && !uses; at += 32) {
+      uses = hexes.has(slots.toString('hex', at, at + 32));
+    }
+    if (!uses) return;
+    await this.#transfer?.stop();
+    const parts = await transferParts(
+      this.#context,
+      this.image,
+      this.template,
+      this.progress,
+      true,
+    );
+    this.progress.state = 'receiving';
+    this.#transfer = new Transfer({ ...parts, abort: new AbortController() });
+    this.#transfer.start(undefined, { bundlePath: '', etag: '' });
   }
 
   /** Opens an image of the store. */
@@ -139,10 +177,12 @@ export class SharedImage {
 
   async #close(): Promise<void> {
     try {
-      await this.transfer?.stop();
+      // Its own error went to whoever looked for damage.
+      await this.#repairing.catch(() => undefined);
+      await this.#transfer?.stop();
     } finally {
       this.template.release();
-      this.#unuse();
+      for (const release of this.#release) release();
       this.#afterClose();
     }
   }
@@ -164,11 +204,6 @@ async function openComplete(context: OpenContext, image: StoredImage): Promise<S
 }
 
 async function openIncomplete(context: OpenContext, image: StoredImage): Promise<SharedImage> {
-  if (context.client === undefined) {
-    throw new FirstlightError('unreachable', `${image.digest} has not arrived completely`, {
-      hint: 'name its server with --server',
-    });
-  }
   const raw = await image.read('frames');
   const progress = newProgress(context.requestedAt);
   const header = decodeStored(raw);
@@ -193,30 +228,35 @@ async function withTransfer(
   abort: AbortController,
   start: (transfer: Transfer) => void,
 ): Promise<SharedImage> {
-  const { store, log, client } = context;
-  if (client === undefined) throw new FirstlightError('internal', 'a transfer needs a server');
-  const template = Template.open(store, image, toc, context.makeTemplate);
+  const template = Template.open(context.store, image, toc, context.makeTemplate);
   try {
     const [manifest, config] = await Promise.all([
       image.read('manifest.json'),
       image.read('config.json'),
     ]);
-    const arrivals = await Arrivals.open(store, image, template);
-    const transfer = new Transfer({
-      store,
-      image,
-      template,
-      arrivals,
-      client,
-      log: log.child({ image: image.digest.slice(0, 19) }),
-      progress,
-      abort,
-      ...(context.backoff === undefined ? {} : { backoff: context.backoff }),
-    });
+    const parts = await transferParts(context, image, template, progress, false);
+    const transfer = new Transfer({ ...parts, abort });
     start(transfer);
     return SharedImage.make(context, image, template, { manifest, config }, progress, transfer);
   } catch (error) {
     template.release();
     throw error;
   }
+}
+
+async function transferParts(
+  context: OpenContext,
+  image: StoredImage,
+  template: Template,
+  progress: Progress,
+  repair: boolean,
+) {
+  const { store, client, backoff } = context;
+  if (client === undefined) throw new FirstlightError('internal', 'a transfer needs a server');
+  const log = context.log.child({ image: image.digest.slice(0, 19) });
+  const arrivals = await Arrivals.open(store, image, template, repair);
+  return {
+    ...{ store, image, template, arrivals, client, log, progress },
+    ...(backoff === undefined ? {} : { backoff }),
+  };
 }

@@ -130,6 +130,16 @@ export class Transfer {
     this.#running = this.#run(stream);
   }
 
+  /** Contents of the store (digests, hex) were found damaged and are gone: they are fetched again. */
+  lose(hexes: Set<string>): void {
+    if (this.#parts.arrivals.lose(hexes).length === 0) return;
+    if (this.#plan !== undefined && !this.#covered()) {
+      this.#plan = undefined;
+      this.#withoutBases = true;
+    }
+    this.#changed();
+  }
+
   /** Ends the transfer where it stands; what has arrived stays in the store. */
   async stop(): Promise<void> {
     this.#parts.abort.abort();
@@ -234,6 +244,7 @@ export class Transfer {
   #attemptFailed(error: FirstlightError): void {
     this.progress.retries++;
     this.progress.error = error.line;
+    this.progress.errorKind = error.kind;
     this.#changed();
   }
 
@@ -373,6 +384,7 @@ export class Transfer {
     }
     if (wrong) throw new FirstlightError('corrupt', 'frames came wrong');
     delete this.progress.error;
+    delete this.progress.errorKind;
   }
 
   /** True where so much of what follows is here already that a new request is cheaper. */
@@ -458,6 +470,7 @@ export class Transfer {
     this.#count();
     this.progress.state = 'complete';
     delete this.progress.error;
+    delete this.progress.errorKind;
     log.info({ frames: plan.frames.length, bytes: this.progress.receivedBytes }, 'complete');
     this.#complete.resolve();
   }
