@@ -11,9 +11,10 @@ import { FsInstance } from '../tree/fs-instance.ts';
 import type { MountRequest, MountStatus } from './control.ts';
 import type { Exchange } from './control-server.ts';
 import type { IdleTimer } from './idle.ts';
+import { describeMount, type Mount } from './mount.ts';
 import { isBelow, mountAt, parseMountInfo } from './mountinfo.ts';
 import { detachDead, type MountNote, type Notes } from './notes.ts';
-import { type Transfers, transferStatus } from './transfers.ts';
+import type { Transfers } from './transfers.ts';
 import { usersOf } from './users.ts';
 
 /** How often it is looked whether somebody has unmounted behind our back. */
@@ -22,21 +23,6 @@ const WATCH_MS = 3000;
 const CONTAINER_GONE_MS = 3000;
 /** How often a waiting client hears where things stand. */
 const PROGRESS_MS = 200;
-
-/** One mount. */
-interface Mount {
-  id: string;
-  /** Where the user sees it. */
-  directory: string;
-  note: MountNote;
-  request: MountRequest;
-  receiver: Receiver;
-  instance: FsInstance;
-  state: MountStatus['state'];
-  /** Set once it is being taken away; everybody waits for the same end. */
-  ending: Promise<void> | undefined;
-  releaseIdle: () => void;
-}
 
 export interface MountTableOptions {
   store: LayerStore;
@@ -78,15 +64,15 @@ export class MountTable {
     const mount = await this.#make(request, exchange);
     try {
       exchange.gone.throwIfAborted();
-      exchange.send({ event: 'mounted', mount: this.#describe(mount) });
+      exchange.send({ event: 'mounted', mount: describeMount(mount) });
       if (request.lease !== undefined) {
-        await aborted(exchange.gone);
+        await Promise.race([aborted(exchange.gone), mount.gone]);
         await this.#end(mount, true);
         return undefined;
       }
       if (request.wait) await this.#arrived(mount, exchange);
       exchange.gone.throwIfAborted();
-      return this.#describe(mount);
+      return describeMount(mount);
     } catch (error) {
       await this.#end(mount, true);
       throw error;
@@ -115,6 +101,7 @@ export class MountTable {
       if (temporary) await mkdir(directory, { recursive: true, mode: 0o700 });
       await notes.add(note);
       const instance = await this.#start(note, request, receiver);
+      const gone = Promise.withResolvers<void>();
       const mount: Mount = {
         id,
         directory,
@@ -125,6 +112,8 @@ export class MountTable {
         state: 'mounted',
         ending: undefined,
         releaseIdle,
+        gone: gone.promise,
+        setGone: gone.resolve,
       };
       this.#mounts.set(id, mount);
       this.#log.info({ id, directory, image: request.image, digest: receiver.digest }, 'mounted');
@@ -187,17 +176,30 @@ export class MountTable {
     this.#claimed.add(directory);
   }
 
-  /** Waits until all has arrived, and tells the client meanwhile. */
+  /**
+   * Waits until all has arrived, and tells the client meanwhile. A full disk ends it: the transfer
+   * would go on when there is room, but nobody makes room who only sees a command hang.
+   */
   async #arrived(mount: Mount, exchange: Exchange): Promise<void> {
-    const timer = setInterval(
-      () => exchange.send({ event: 'status', mounts: [this.#describe(mount)] }),
-      PROGRESS_MS,
-    );
+    const full = Promise.withResolvers<never>();
+    const timer = setInterval(() => {
+      exchange.send({ event: 'status', mounts: [describeMount(mount)] });
+      const { state, error, errorKind } = mount.receiver.progress();
+      if (state !== 'retrying' || errorKind !== 'no-space') return;
+      full.reject(new FirstlightError(errorKind, error ?? 'no space left'));
+    }, PROGRESS_MS);
     try {
-      const gone = aborted(exchange.gone);
-      await Promise.race([mount.receiver.complete, gone, mount.ending ?? new Promise(() => {})]);
+      await Promise.race([
+        mount.receiver.complete,
+        aborted(exchange.gone),
+        mount.gone,
+        full.promise,
+      ]);
     } finally {
       clearInterval(timer);
+    }
+    if (mount.ending !== undefined) {
+      throw new FirstlightError('not-found', `${mount.directory} was unmounted meanwhile`);
     }
   }
 
@@ -229,6 +231,7 @@ export class MountTable {
     await this.#options.notes.remove(note);
     await this.#options.transfers.release(mount.receiver);
     mount.releaseIdle();
+    mount.setGone();
     this.#log.info({ id, directory: mount.directory }, 'unmounted');
   }
 
@@ -278,38 +281,7 @@ export class MountTable {
   async status(directory?: string): Promise<MountStatus[]> {
     return [...this.#mounts.values()]
       .filter((mount) => directory === undefined || mount.directory === directory)
-      .map((mount) => this.#describe(mount));
-  }
-
-  #describe(mount: Mount): MountStatus {
-    const { request, receiver, instance } = mount;
-    const transfer = transferStatus(receiver);
-    const { features, stats, mountedAt } = instance.status();
-    return {
-      id: mount.id,
-      directory: mount.directory,
-      image: request.image,
-      digest: receiver.digest,
-      platform: request.platform,
-      server: request.server,
-      rw: request.rw,
-      session: request.session,
-      trace: request.trace ?? null,
-      state: mount.state,
-      requestedAt: request.requestedAt,
-      headerAt: transfer.headerAt,
-      mountedAt,
-      firstReadAt: stats === undefined || stats.firstReadAt === 0 ? null : stats.firstReadAt,
-      firstFrameAt: transfer.firstFrameAt,
-      lastFrameAt: transfer.lastFrameAt,
-      bytesDone: transfer.bytesDone,
-      bytes: transfer.bytes,
-      headerBytes: transfer.headerBytes,
-      transfer,
-      features: features ?? null,
-      stats: stats ?? null,
-      waiting: receiver.template.native.waiting(),
-    };
+      .map((mount) => describeMount(mount));
   }
 
   /** The kernel has ended a session: somebody has unmounted it behind our back. */

@@ -241,6 +241,31 @@ test('a full disk of the worker: 7, and nothing is left', async (t) => {
   t.deepEqual(await mountsBelow(dir), []);
 });
 
+test('a disk that fills up later: --wait ends with 7, a reader with ENOSPC', async (t) => {
+  const stage = await tiny(t);
+  const small = join(stage.dir, 'small');
+  await mkdir(small);
+  await must('mount', ['-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', small]);
+  const env = { FIRSTLIGHT_ROOT: join(small, 'root') };
+  stage.onClose(async () => {
+    await stage.run(['daemon', '--stop'], { env });
+    await must('umount', ['-l', small]);
+  });
+  const dir = await stage.mountPoint();
+  failed(t, await stage.run(['mount', 'tiny:1', dir, '--wait'], { env }), 7, /space/i);
+  t.deepEqual(await mountsBelow(dir), []);
+  await stage.must(['mount', 'tiny:1', dir], { env });
+  const read = await run('cat', [join(dir, 'bin/busybox')]);
+  t.regex(read.stderr, /No space left/);
+  await must('mount', ['-o', 'remount,size=64m', small]);
+  const original = await readFile('/bin/busybox').catch(() => readFile('/usr/bin/busybox'));
+  await until('it is fetched once there is room', async () => {
+    const again = await run('cat', [join(dir, 'bin/busybox')]);
+    return again.code === 0 && again.stdout.equals(original);
+  });
+  await stage.must(['umount', dir], { env });
+});
+
 test('a full disk of the server: 7, and the image is not there', async (t) => {
   const stage = await Stage.open(t);
   const small = join(stage.dir, 'small');
