@@ -10,7 +10,9 @@ import { buildToc } from './toc-build.ts';
 import { checkToc } from './toc-check.ts';
 import { CONTENT, HEADER, NONE, PART_BYTES, ROW } from './toc-layout.ts';
 import { packToc } from './toc-pack.ts';
+import { STREAMS } from './toc-streams.ts';
 import { unpackToc } from './toc-unpack.ts';
+import { VarintReader, VarintWriter } from './varint.ts';
 
 test('any tree passes the check, packs, and unpacks to the same bytes', (t) => {
   fc.assert(
@@ -234,3 +236,55 @@ test('buildToc refuses what no table can hold', (t) => {
   b!.inode.size = 9;
   t.throws(() => buildToc(odd), { message: /two sizes/ });
 });
+
+test('packToc refuses a good table whose names stand in another order than the builder’s', (t) => {
+  const { toc } = imageOf({ a: { data: '1' }, b: { data: '2' } });
+  const bytes = Buffer.from(toc.bytes);
+  const names = bytes.readUInt32LE(HEADER.namesOffset);
+  bytes.write('ba', names);
+  row(1, ROW.nameOffset, 1)(bytes);
+  row(2, ROW.nameOffset, 0)(bytes);
+  t.notThrows(() => checkToc(bytes));
+  const error = t.throws(() => packToc(new Toc(bytes)), { instanceOf: FirstlightError });
+  t.is(error.kind, 'internal');
+});
+
+/** A packed TOC taken apart: its three counts and its columns. */
+function apart(packed: Buffer) {
+  const reader = new VarintReader(packed, 'TOC');
+  const counts = [reader.unsigned(), reader.unsigned(), reader.unsigned()];
+  const lengths = STREAMS.map(() => reader.unsigned());
+  return { counts, columns: lengths.map((length): Buffer => Buffer.from(reader.raw(length))) };
+}
+
+function together({ counts, columns }: ReturnType<typeof apart>): Buffer {
+  const writer = new VarintWriter();
+  for (const count of counts) writer.unsigned(count);
+  for (const column of columns) writer.unsigned(column.length);
+  for (const column of columns) writer.raw(column);
+  return Buffer.from(writer.done());
+}
+
+for (const [i, count] of ['rows', 'contents', 'bytes of names'].entries()) {
+  test(`unpackToc refuses a wrong number of ${count}`, (t) => {
+    for (const by of [-1, 1]) {
+      const packed = apart(packToc(imageOf(everything).toc));
+      packed.counts[i]! += by;
+      t.throws(() => unpackToc(together(packed)), { instanceOf: FirstlightError });
+    }
+  });
+}
+
+for (const [i, stream] of STREAMS.entries()) {
+  test(`a packed TOC is refused with a longer or a shorter column of ${stream}`, (t) => {
+    for (const resize of [
+      (column: Buffer) => Buffer.concat([column, Buffer.from([1])]),
+      (column: Buffer) => column.subarray(0, -1),
+    ]) {
+      const packed = apart(packToc(imageOf(everything).toc));
+      t.true(packed.columns[i]!.length > 0, 'the tree has something in every column');
+      packed.columns[i] = resize(packed.columns[i]!);
+      t.throws(() => checkToc(unpackToc(together(packed))), { instanceOf: FirstlightError });
+    }
+  });
+}

@@ -6,7 +6,11 @@ import { FirstlightError } from '../errors/errors.ts';
 
 const { CCtx, compressBound, CParameter, DCtx } = zstdBinding;
 
-/** zstd level of frames where nothing else is asked for; docs/PERFORMANCE.md has the comparison. */
+/**
+ * zstd level of frames where nothing else is asked for. Measured on a Debian image with redis and
+ * python (209 MB), two threads: level 9 67.9 MB in 2.6 s, 12 67.6 MB in 3.3 s, 15 67.1 MB in 10.4 s,
+ * 19 62.1 MB in 43.6 s.
+ */
 export const DEFAULT_LEVEL = 12;
 
 const ZSTD_MAGIC = 0xfd2fb528;
