@@ -52,6 +52,8 @@ test-lint: setup
 	@$(SUITE) lint $(MAKE) --no-print-directory lint
 test-unit: setup
 	@$(SUITE) unit ava
+test-native: setup
+	@$(SUITE) native ava --config test/native.config.js
 test-fuzz: setup
 	@FUZZ_MS=$(FUZZ_MS) $(SUITE) fuzz ava --config test/fuzz.config.js
 test-e2e: setup
