@@ -1,7 +1,9 @@
 // Encoding in a thread: the same bytes as on the calling one, errors and aborts that arrive, and an
 // event loop that stays free.
+import { execFile } from 'node:child_process';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import test from 'ava';
 import { FirstlightError } from '../errors/errors.ts';
 import { encodeBundleInWorker, type ThreadInput } from './encode-thread.ts';
@@ -65,6 +67,29 @@ test('a damaged or missing content is an error, and nothing stays behind', async
     const gone = await t.throwsAsync(encode, { instanceOf: FirstlightError });
     t.is(gone.kind, 'not-found');
     t.deepEqual(await readdir(directory), ['content']);
+  });
+});
+
+test('a program that Node is given on its command line can encode', async (t) => {
+  await withDirectory(async (directory) => {
+    const input = await inDirectory(directory, image());
+    const path = join(directory, 'bundle');
+    const { manifest, config, toc, digests, contentDirectory } = input;
+    const script = `
+      import { encodeBundleInWorker } from ${JSON.stringify(new URL('./encode-thread.ts', import.meta.url).href)};
+      const bytes = (text) => Buffer.from(text, 'base64');
+      const made = await encodeBundleInWorker({
+        manifest: bytes('${manifest.toString('base64')}'), config: bytes('${config.toString('base64')}'),
+        toc: bytes('${toc.toString('base64')}'), digests: bytes('${digests.toString('base64')}'),
+        bases: [], level: 1, contentDirectory: ${JSON.stringify(contentDirectory)},
+      }, ${JSON.stringify(path)});
+      console.log(made.bytes);`;
+    const { stdout } = await promisify(execFile)(process.execPath, [
+      '--input-type=module',
+      '--eval',
+      script,
+    ]);
+    t.is(Number(stdout), (await readFile(path)).length);
   });
 });
 

@@ -54,7 +54,8 @@ export async function encodeBundleInWorker(
   const { signal, onProgress } = options;
   signal?.throwIfAborted();
   const job: ThreadJob = { input, path };
-  const worker = new Worker(threadUrl('encode-worker'), { workerData: job });
+  // Flags of the main thread are not for this one (--input-type would even stop it).
+  const worker = new Worker(threadUrl('encode-worker'), { workerData: job, execArgv: [] });
   const abort = () => worker.postMessage('abort');
   signal?.addEventListener('abort', abort);
   try {

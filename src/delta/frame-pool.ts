@@ -48,7 +48,9 @@ export class FramePool {
   }
 
   #start(level: number): void {
-    const worker = new Worker(threadUrl('frame-worker'), { workerData: { level } });
+    // Flags of the main thread are not for these (--input-type would even stop them).
+    const options = { workerData: { level }, execArgv: [] };
+    const worker = new Worker(threadUrl('frame-worker'), options);
     const thread: Thread = { worker, busy: undefined };
     this.#threads.push(thread);
     worker.on('message', (answer: { made: MadeFrame } | { error: ThreadError }) => {
