@@ -84,7 +84,7 @@ export const COMMANDS: CommandSpec[] = [
     path: ['serve'],
     text: 'serve images to workers',
     arguments: [],
-    settings: ['data', 'listen', 'rate'],
+    settings: ['data', 'listen', 'rate', 'registry-login'],
     flags: [],
     examples: [
       'firstlight serve --data /srv/firstlight',

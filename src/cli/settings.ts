@@ -99,6 +99,12 @@ export const SETTINGS = {
     text: 'bound on what the server sends, such as 100mbit or 12.5MB/s',
     default: 'off',
   },
+  'registry-login': {
+    type: 'boolean',
+    placeholder: 'BOOL',
+    text: "let every client pull with the server's own docker login",
+    default: 'false',
+  },
   log: {
     type: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
     placeholder: 'LEVEL',
@@ -207,7 +213,7 @@ export class Settings {
     return Number(this.text(key));
   }
 
-  flag(key: 'passthrough'): boolean {
+  flag(key: 'passthrough' | 'registry-login'): boolean {
     return this.text(key) === 'true';
   }
 }

@@ -93,6 +93,37 @@ test('the server pulls with the login of the request, which nobody else sees', a
   t.true(log.includes('image added'));
 });
 
+test("the server's own login is lent only where its operator says so", async (t) => {
+  const image = await smallImage({ 'etc/a': 'a' });
+  const where = { repository: 'team/demo', tag: '1', login: 'me:correct horse' };
+  const { host } = await registry(t, image, where);
+  const docker = await makeDirectory(t);
+  const auth = Buffer.from(where.login).toString('base64');
+  await writeFile(join(docker, 'config.json'), JSON.stringify({ auths: { [host]: { auth } } }));
+  const before = process.env.DOCKER_CONFIG;
+  t.teardown(() => {
+    if (before === undefined) delete process.env.DOCKER_CONFIG;
+    else process.env.DOCKER_CONFIG = before;
+  });
+  process.env.DOCKER_CONFIG = docker;
+  const pull = (url: string, headers = {}) =>
+    ask(`${url}/v1/images?kind=docker&source=${host}/team/demo:1&platform=linux/amd64`, {
+      method: 'POST',
+      headers,
+    });
+  const { url } = await serve(t);
+  const refused = await pull(url);
+  t.is(refused.status, 401);
+  t.is((refused.json() as ErrorBody).error.kind, 'unauthorized');
+  const lending = await serve(t, { registryLogin: true });
+  t.is(doneOf((await pull(lending.url)).body).digest, image.digest);
+  const other = Buffer.from('{"username":"me","password":"battery staple"}').toString('base64');
+  const own = await pull((await serve(t, { registryLogin: true })).url, {
+    'x-registry-auth': other,
+  });
+  t.is(own.status, 401, "the request's own login is the one that counts");
+});
+
 test('an image that is there already is named without reading its layers', async (t) => {
   const { url } = await serve(t);
   const image = await smallImage({ 'etc/a': 'a' });

@@ -22,6 +22,8 @@ export interface ImageRoutesOptions {
   store: ImageStore;
   metrics: Metrics;
   upload: UploadLimits;
+  /** Pulls without a login of the client's own may use the server's. */
+  registryLogin: boolean;
 }
 
 /** A progress event is sent at most this often; a client that shows a bar needs no more. */
@@ -125,7 +127,8 @@ export function imageRoutes(app: FastifyInstance, options: ImageRoutesOptions): 
         return openRegistry(parseReference(query.source!), {
           platform,
           signal: turn,
-          ...(auth === undefined ? {} : { auth }),
+          // null: no login at all. Whoever can reach the server could otherwise read by it what only it may.
+          auth: auth ?? (options.registryLogin ? undefined : null),
         });
       }
       const path = bodyPath(scratch);

@@ -47,6 +47,11 @@ export interface ServerOptions {
   listen: string;
   /** Send rate of all bundle transfers together; no limit where absent. */
   rateBitsPerSecond?: number | undefined;
+  /**
+   * Whether pulls for clients that send no login may use the one in this process's docker configuration: every client
+   * can then take in, and read, whatever that login can. Not where absent.
+   */
+  registryLogin?: boolean | undefined;
   log?: Logger;
   limits?: Partial<ServerLimits & ImageStoreLimits>;
 }
@@ -113,6 +118,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     store,
     metrics,
     upload: { maxBytes: limits.uploadMaxBytes, stallMs: limits.stallMs },
+    registryLogin: options.registryLogin ?? false,
   });
   deltaRoutes(app, store, { limiter, metrics, stallMs: limits.stallMs });
   app.server.maxConnections = limits.connectionsMax;

@@ -11,6 +11,7 @@ export async function run(context: Context): Promise<undefined> {
   const server = await startServer({
     dataDir,
     listen: settings.text('listen'),
+    registryLogin: settings.flag('registry-login'),
     ...(rateBitsPerSecond === undefined ? {} : { rateBitsPerSecond }),
   });
   if (context.json) context.printJson({ url: server.url, pid: process.pid });
