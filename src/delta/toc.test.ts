@@ -6,7 +6,7 @@ import { FirstlightError } from '../errors/errors.ts';
 import { S_IF } from '../image/tree.ts';
 import { anyImage, imageOf, makeTree, type Spec } from './testing.ts';
 import { Toc } from './toc.ts';
-import { buildToc } from './toc-build.ts';
+import { buildToc, buildTocInSteps } from './toc-build.ts';
 import { checkToc } from './toc-check.ts';
 import { CONTENT, HEADER, NONE, PART_BYTES, ROW } from './toc-layout.ts';
 import { packToc } from './toc-pack.ts';
@@ -235,6 +235,23 @@ test('buildToc refuses what no table can hold', (t) => {
   b!.inode.digest = a!.inode.digest!;
   b!.inode.size = 9;
   t.throws(() => buildToc(odd), { message: /two sizes/ });
+});
+
+test('a table is built in steps between which the event loop runs', async (t) => {
+  const entries: Record<string, Spec> = {};
+  for (let i = 0; i < 5000; i++) entries[`f${i}`] = { data: `content ${i}` };
+  const tree = makeTree({ d: { entries } }, new Map());
+  let turns = 0;
+  const count = setInterval(() => turns++, 0);
+  const built = await buildTocInSteps(tree);
+  clearInterval(count);
+  t.deepEqual(built, buildToc(tree));
+  t.true(turns >= 5, `${turns} turns`);
+  const aborter = new AbortController();
+  const reason = new Error('no longer wanted');
+  const building = buildTocInSteps(tree, aborter.signal);
+  aborter.abort(reason);
+  t.is(await t.throwsAsync(building), reason);
 });
 
 test('packToc refuses a good table whose names stand in another order than the builder’s', (t) => {

@@ -3,7 +3,7 @@
 // queue of intakes (image-store.ts), HTTP.
 import type { IntakeEvent } from '../delta/protocol.ts';
 import { Toc } from '../delta/toc.ts';
-import { buildToc } from '../delta/toc-build.ts';
+import { buildTocInSteps } from '../delta/toc-build.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import { mergeImage } from '../image/merge.ts';
 import type { ImageSource } from '../image/source.ts';
@@ -112,7 +112,7 @@ export class Intake {
         onProgress: ({ bytesDone, bytes }) =>
           options.onEvent?.({ event: 'progress', doneBytes: bytesDone, totalBytes: bytes }),
       });
-      const built = buildToc(root);
+      const built = await buildTocInSteps(root, options.signal);
       options.signal.throwIfAborted();
       await this.#commit(source, name, batch, built, options);
     } finally {
