@@ -1,6 +1,6 @@
 // Speaks to the daemon of a root, and starts it where none answers. The protocol's types are in
 // daemon/control.ts.
-import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import type {
   ControlEvent,
@@ -12,9 +12,12 @@ import type {
 import { logPath, socketPath } from '../daemon/paths.ts';
 import { FirstlightError, isErrorKind, toFirstlightError } from '../errors/errors.ts';
 import type { Context } from './context.ts';
+import type { Settings } from './settings.ts';
 
 /** A daemon that does not answer within this time after its start is called broken. */
 const START_TIMEOUT_MS = 20_000;
+/** A log larger than this is put aside when a daemon starts. */
+const LOG_MAX_BYTES = 8 << 20;
 
 /** Connects; undefined where nobody listens. */
 function tryConnect(path: string): Promise<Socket | undefined> {
@@ -54,8 +57,15 @@ export function errorFrom(error: {
   );
 }
 
+/** Keeps one old log beside the present one, so that logs end somewhere. */
+function rotate(path: string): void {
+  const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+  if (size > LOG_MAX_BYTES) renameSync(path, `${path}.1`);
+}
+
 /** Starts a daemon that outlives this process, and waits until it listens or gives up. */
-async function startDaemon(root: string, idle: string): Promise<Started> {
+async function startDaemon(settings: Settings): Promise<Started> {
+  const root = settings.text('root');
   const { spawn } = await import('node:child_process');
   try {
     mkdirSync(root, { recursive: true, mode: 0o700 });
@@ -68,6 +78,7 @@ async function startDaemon(root: string, idle: string): Promise<Started> {
   }
   let log: number;
   try {
+    rotate(logPath(root));
     log = openSync(logPath(root), 'a', 0o600);
   } catch (cause) {
     const e = toFirstlightError(cause);
@@ -77,7 +88,8 @@ async function startDaemon(root: string, idle: string): Promise<Started> {
     });
   }
   const script = process.argv[1] ?? '';
-  const args = [script, 'daemon', '--background', '--root', root, '--idle', idle];
+  const args = [script, 'daemon', '--background', '--root', root];
+  args.push('--idle', `${settings.ms('idle')}ms`, '--log', settings.text('log'));
   const child = spawn(process.execPath, args, {
     cwd: '/',
     detached: true,
@@ -121,7 +133,7 @@ async function open(context: Context, start: boolean): Promise<Socket | undefine
   for (;;) {
     const socket = await tryConnect(path);
     if (socket !== undefined || !start) return socket;
-    const started = await startDaemon(root, `${context.settings.ms('idle')}ms`);
+    const started = await startDaemon(context.settings);
     // `busy`: another process holds the root. It is a daemon that two commands have started at the
     // same time, or one that is just ending: either the socket answers soon, or the root is free soon.
     if ('error' in started && (started.error.kind !== 'busy' || Date.now() > deadline)) {

@@ -63,8 +63,10 @@ export async function main(argv: string[]): Promise<number> {
     if (typeof line === 'number') return line;
     json = line.options.json === true;
     const settings = await Settings.load(line.options);
-    // The logger reads the variable: one way for this process and the daemon that it may start.
-    process.env.FIRSTLIGHT_LOG = settings.text('log');
+    // The logger reads the variable. A command says what it has done by itself; log lines beside
+    // that are for what runs long.
+    const runsLong = ['serve', 'daemon'].includes(line.command.path[0] ?? '');
+    process.env.FIRSTLIGHT_LOG = runsLong || settings.isSet('log') ? settings.text('log') : 'warn';
     const command = await line.command.load();
     context = makeContext(settings, line);
     const code = await command.run(context, line.args, line.options);

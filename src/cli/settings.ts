@@ -162,7 +162,8 @@ export class Settings {
     const asked = (flags.config as string | undefined) ?? nonEmpty(env.FIRSTLIGHT_CONFIG);
     const path = asked ?? configPaths(env).find((candidate) => existsSync(candidate));
     const file = path === undefined ? new Map<string, Found>() : await readConfig(path);
-    return new Settings(flags, env, file);
+    // A copy: what a command puts into its own environment later is not the user's word.
+    return new Settings(flags, { ...env }, file);
   }
 
   #find(key: SettingKey): Found | undefined {

@@ -1,8 +1,7 @@
 // The daemon of one root: owns its store, its transfers and its mounts, and answers the control
 // socket. It never looks at a path that may lie below one of its own mounts: the clients resolve
 // directories, and what is known about mounts comes from /proc/self/mountinfo.
-import { readlinkSync } from 'node:fs';
-import { rmdir } from 'node:fs/promises';
+import { readlink, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
@@ -43,14 +42,21 @@ export class Daemon {
   readonly #mounts: MountTable;
   readonly #idle: IdleTimer;
   readonly #startedAt = Date.now();
-  readonly #namespace = readlinkSync('/proc/self/ns/mnt');
+  readonly #namespace: string;
   #control: ControlServer | undefined;
   #ending = false;
   #finish: (() => void) | undefined;
   /** Resolves when everything is unmounted and closed. */
   readonly ended: Promise<void>;
 
-  private constructor(options: DaemonOptions, store: LayerStore, notes: Notes, log: Logger) {
+  private constructor(
+    options: DaemonOptions,
+    store: LayerStore,
+    notes: Notes,
+    namespace: string,
+    log: Logger,
+  ) {
+    this.#namespace = namespace;
     this.#options = options;
     this.#store = store;
     this.#log = log;
@@ -83,7 +89,8 @@ export class Daemon {
       const runtime = runtimeDir(options.root);
       const notes = new Notes(join(runtime, 'mounts'), store.layout.snapshots, log);
       await notes.clearAll();
-      const daemon = new Daemon(options, store, notes, log);
+      const namespace = await readlink('/proc/self/ns/mnt');
+      const daemon = new Daemon(options, store, notes, namespace, log);
       daemon.#control = await ControlServer.listen(
         socketPath(options.root),
         (request, exchange) => daemon.#handle(request, exchange),

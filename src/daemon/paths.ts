@@ -6,18 +6,17 @@ const SOCKET_PATH_MAX_BYTES = 100;
 
 /**
  * Short, private directory of one root for what must not survive a reboot: container state, run
- * configurations, and the control socket where the root's own path is too long for one.
- * It is /run/firstlight/KEY for root and $XDG_RUNTIME_DIR/firstlight/KEY for others, KEY being the
- * first 12 hex digits of the root path's sha256.
+ * configurations, notes of mounts, and the control socket where the root's own path is too long for
+ * one. It is /run/firstlight/KEY for root, and firstlight/KEY below $XDG_RUNTIME_DIR or ~/.cache for
+ * others (never below /tmp, where anybody could have made it first). KEY is the first 12 hex digits
+ * of the root path's sha256.
  */
 export function runtimeDir(root: string, env: NodeJS.ProcessEnv = process.env): string {
   // Not imported at the top: most clients never hash, and every import costs them a millisecond.
   const { createHash } = process.getBuiltinModule('node:crypto');
   const key = createHash('sha256').update(root).digest('hex').slice(0, 12);
   if (process.geteuid?.() === 0) return join('/run/firstlight', key);
-  const base =
-    env.XDG_RUNTIME_DIR ?? join(env.TMPDIR ?? '/tmp', `firstlight-${process.geteuid?.()}`);
-  return join(base, 'firstlight', key);
+  return join(env.XDG_RUNTIME_DIR ?? join(env.HOME ?? '/', '.cache'), 'firstlight', key);
 }
 
 /** Path of the control socket of a root. */

@@ -241,8 +241,10 @@ test('a full disk of the worker: 7, and nothing is left', async (t) => {
   t.deepEqual(await mountsBelow(dir), []);
 });
 
-test('a disk that fills up later: --wait ends with 7, a reader with ENOSPC', async (t) => {
-  const stage = await tiny(t);
+/** A worker whose root is a tmpfs that has room for the header and not for the image. */
+async function smallDisk(
+  stage: Stage,
+): Promise<{ env: NodeJS.ProcessEnv; enlarge(): Promise<void> }> {
   const small = join(stage.dir, 'small');
   await mkdir(small);
   await must('mount', ['-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', small]);
@@ -251,14 +253,31 @@ test('a disk that fills up later: --wait ends with 7, a reader with ENOSPC', asy
     await stage.run(['daemon', '--stop'], { env });
     await must('umount', ['-l', small]);
   });
+  const enlarge = async () => {
+    await must('mount', ['-o', 'remount,size=64m', small]);
+  };
+  return { env, enlarge };
+}
+
+test('a disk that fills up while waiting: 7, and the rest comes when there is room', async (t) => {
+  const stage = await tiny(t);
+  const { env, enlarge } = await smallDisk(stage);
   const dir = await stage.mountPoint();
   failed(t, await stage.run(['mount', 'tiny:1', dir, '--wait'], { env }), 7, /space/i);
   t.deepEqual(await mountsBelow(dir), []);
+  await enlarge();
+  await stage.must(['mount', 'tiny:1', dir, '--wait'], { env });
+  await stage.must(['umount', dir], { env });
+});
+
+test('a disk that fills up under a mount: readers get ENOSPC until there is room', async (t) => {
+  const stage = await tiny(t);
+  const { env, enlarge } = await smallDisk(stage);
+  const dir = await stage.mountPoint();
   await stage.must(['mount', 'tiny:1', dir], { env });
-  const read = await run('cat', [join(dir, 'bin/busybox')]);
-  t.regex(read.stderr, /No space left/);
-  await must('mount', ['-o', 'remount,size=64m', small]);
-  const original = await readFile('/bin/busybox').catch(() => readFile('/usr/bin/busybox'));
+  t.regex((await run('cat', [join(dir, 'bin/busybox')])).stderr, /No space left/);
+  await enlarge();
+  const original = await readFile(join(stage.dir, 'busybox-root/bin/busybox'));
   await until('it is fetched once there is room', async () => {
     const again = await run('cat', [join(dir, 'bin/busybox')]);
     return again.code === 0 && again.stdout.equals(original);
@@ -529,4 +548,54 @@ test('on a terminal there is a progress bar, and the lines stay whole', async (t
   const { stdout, code } = await run('script', ['-qec', program, '/dev/null'], { env: stage.env });
   t.is(code, 0);
   t.regex(stdout.toString(), /100% .* of .*tiny:1/);
+});
+
+test('what was written before the daemon was killed stays until gc', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mount('tiny:1');
+  await must('sh', ['-c', 'echo precious > "$0/etc/mine"; sync', dir]);
+  const { id } = await stage.mountStatus(dir);
+  process.kill(await stage.daemonPid(), 'SIGKILL');
+  await stage.mount('tiny:1');
+  const kept = join(stage.root, 'snapshots', id, 'upper/etc/mine');
+  t.is(await readFile(kept, 'utf8'), 'precious\n');
+  t.is((await stage.json<{ snapshots: number }>(['gc'])).snapshots, 1);
+  await t.throwsAsync(stat(kept), { code: 'ENOENT' });
+  t.is(
+    await must('cat', [join(dir, 'etc/not-executable')]),
+    'text\n',
+    'the new mount is not touched',
+  );
+});
+
+test('Ctrl-C during an upload ends with 130 and leaves nothing on the server', async (t) => {
+  const stage = await Stage.open(t);
+  await stage.serve();
+  // Zeros are the end of a tar; what counts is that it takes its time.
+  const tar = join(stage.dir, 'zeros.tar');
+  await must('truncate', ['-s', '2G', tar]);
+  const client = stage.start(['image', 'add', `rootfs:${tar}`, '--name', 'zeros:1']);
+  const uploads = join(stage.data, 'uploads');
+  await until('the upload has begun', async () => {
+    const names = await readdir(uploads, { recursive: true }).catch(() => []);
+    return names.length > 0;
+  });
+  const ended = await client.kill('SIGINT');
+  t.is(ended.code, 130, ended.stderr);
+  await until('the server has cleared it away', async () => (await readdir(uploads)).length === 0);
+  t.deepEqual(await stage.json(['image', 'ls']), []);
+});
+
+test('a daemon of another user, and a root that cannot be written: 5', async (t) => {
+  const stage = await tiny(t);
+  const dir = await stage.mount('tiny:1');
+  await chmod(stage.dir, 0o755);
+  const node = join(import.meta.dirname, '../../node_modules/.bin/node');
+  const program = join(import.meta.dirname, '../../bin/firstlight.js');
+  const asNobody = (args: string[]) =>
+    run('setpriv', ['--reuid=65534', '--regid=65534', '--clear-groups', node, program, ...args], {
+      env: stage.env,
+    });
+  failed(t, await asNobody(['status', dir]), 5, /another user|permission denied/);
+  failed(t, await asNobody(['ls', '--root', join(stage.dir, 'new')]), 5, /--root/);
 });

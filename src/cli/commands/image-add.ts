@@ -88,11 +88,20 @@ async function uploadOf(source: Source): Promise<Upload | undefined> {
   }
 }
 
-async function headersOf(source: Source): Promise<Record<string, string>> {
+/** A login travels to the server with the request. */
+function warnOfPlainText(context: Context, registry: string): void {
+  const server = new URL(context.settings.text('server'));
+  const local = /^(localhost|127\.|\[::1\])/.test(server.hostname);
+  if (server.protocol === 'https:' || local) return;
+  context.note(`firstlight: the login for ${registry} goes to ${server.host} unencrypted`);
+}
+
+async function headersOf(context: Context, source: Source): Promise<Record<string, string>> {
   if (source.kind !== 'registry') return { 'content-type': 'application/octet-stream' };
   const { readDockerAuth } = await import('../../image/docker-config.ts');
   const auth = await readDockerAuth(source.reference.registry);
   if (auth === undefined) return {};
+  warnOfPlainText(context, source.reference.registry);
   const { username, password, identityToken, registryToken } = auth;
   const login: RegistryAuth = {
     ...(username === undefined ? {} : { username }),
@@ -140,7 +149,7 @@ async function addByServer(
     const body = await askServer(server, API.images, {
       method: 'POST',
       query: queryOf(source, name, platform),
-      headers: await headersOf(source),
+      headers: await headersOf(context, source),
       ...(upload === undefined ? {} : { body: upload.stream.pipe(counter) }),
       signal: context.signal,
     });
