@@ -23,6 +23,7 @@ native/build/firstlight.node: $(NATIVE_OBJECTS)
 
 .PHONY: native
 native: native/build/firstlight.node ## build the native part
+include native/native.mk
 
 .PHONY: setup
 setup: ## prepare a fresh Debian 12 machine: packages, npm ci, native part
@@ -54,15 +55,19 @@ test-unit: setup
 	@$(SUITE) unit ava
 test-native: setup
 	@$(SUITE) native ava --config test/native.config.js
+	@$(SUITE) native-core $(MAKE) --no-print-directory native-test
 test-fuzz: setup
 	@FUZZ_MS=$(FUZZ_MS) $(SUITE) fuzz ava --config test/fuzz.config.js
 test-e2e: setup
 	@$(SUITE) e2e ava --config test/e2e.config.js
 
-.PHONY: test-long test-long-fuzz test-long-e2e
-test-long: test-long-fuzz test-long-e2e ## what takes longer: more images, long fuzzing, sanitizers
+.PHONY: test-long test-long-fuzz test-long-native test-long-e2e
+test-long: test-long-fuzz test-long-native test-long-e2e ## what takes longer: more images, long fuzzing, sanitizers
 test-long-fuzz: setup
 	@FUZZ_MS=$(FUZZ_LONG_MS) $(SUITE) long-fuzz ava --config test/fuzz.config.js
+test-long-native: setup
+	@$(SUITE) long-native $(MAKE) --no-print-directory native-asan-test
+	@$(SUITE) long-native-core $(MAKE) --no-print-directory native-test native-tsan-test NATIVE_FUZZ_S=30
 test-long-e2e: setup
 	@$(SUITE) long-e2e ava --config test/long.config.js
 

@@ -80,7 +80,7 @@ void BackingTable::release(uint32_t row) {
     auto entry = found->second;
     if (--entry->pins != 0) return;
     idle_.splice(idle_.begin(), pinned_, entry);
-    if (idle_.size() > kIdleMax) {
+    if (idle_.size() > idle_max_) {
       evicted = idle_.back().id;
       by_row_.erase(idle_.back().row);
       idle_.pop_back();

@@ -19,7 +19,8 @@ namespace firstlight {
 
 class BackingTable {
  public:
-  BackingTable(Template& tree, Transport& transport) : template_(tree), transport_(transport) {}
+  BackingTable(Template& tree, Transport& transport, size_t idle_max)
+      : template_(tree), transport_(transport), idle_max_(idle_max) {}
   ~BackingTable();
   BackingTable(const BackingTable&) = delete;
   BackingTable& operator=(const BackingTable&) = delete;
@@ -35,7 +36,7 @@ class BackingTable {
   /** False once the kernel has said that it takes no file of this store. */
   bool usable() const { return usable_.load(std::memory_order_relaxed); }
 
-  /** Idle ids that are kept open. Each pins one open file in the kernel. */
+  /** Idle ids that are kept open, unless told otherwise. Each pins one open file in the kernel. */
   static constexpr size_t kIdleMax = 1024;
 
  private:
@@ -50,6 +51,7 @@ class BackingTable {
 
   Template& template_;
   Transport& transport_;
+  const size_t idle_max_;
   std::atomic<bool> usable_{true};
   std::mutex mutex_;
   Entries pinned_;

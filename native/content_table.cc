@@ -35,6 +35,10 @@ bool ContentTable::satisfied(const Parked& parked) const {
 
 int ContentTable::failure(uint32_t content) const {
   std::lock_guard lock(mutex_);
+  return failure_locked(content);
+}
+
+int ContentTable::failure_locked(uint32_t content) const {
   auto found = failures_.find(content);
   return found == failures_.end() ? EIO : found->second;
 }
@@ -46,7 +50,7 @@ ContentTable::Outcome ContentTable::park(std::unique_ptr<Parked>& parked) {
   // sees the other.
   if (satisfied(*parked)) return Outcome::kReady;
   if (state(parked->content) == ContentState::kFailed) {
-    parked->error = failures_[parked->content];
+    parked->error = failure_locked(parked->content);
     return Outcome::kFailed;
   }
   auto& early = parked->owner->early_interrupts_;

@@ -117,6 +117,7 @@ class ContentTable {
  private:
   bool satisfied(const Parked& parked) const;
   void finish(uint32_t content, int error);
+  int failure_locked(uint32_t content) const;
   bool any_part(uint32_t content) const;
   template <class Wanted>
   ParkedList take_where(Wanted wanted);

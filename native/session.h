@@ -62,7 +62,8 @@ struct SessionCounters {
 class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
  public:
   Session(std::shared_ptr<Template> tree, std::unique_ptr<Transport> transport, Features features,
-          uint32_t wait_timeout_ms, SessionEvents* events);
+          uint32_t wait_timeout_ms, SessionEvents* events,
+          size_t idle_backings = BackingTable::kIdleMax);
   ~Session() override;
 
   /** Starts the threads. Once. */

@@ -224,6 +224,14 @@ export class Fixture {
       partialPrefix: this.partialPrefix,
       mounts,
     };
+    if (process.env.FIRSTLIGHT_TEST_PRELOAD !== undefined) {
+      // A run that quietly took the ordinary addon would prove nothing.
+      await this.send({ do: 'probe' });
+      const maps = await readFile(`/proc/${this.child.pid}/maps`, 'utf8');
+      if (!maps.includes('libasan') || !maps.includes('firstlight-asan.node')) {
+        throw new Error('the addon does not run under the sanitizer');
+      }
+    }
     const { features } = (await this.send({ do: 'mount', request })) as {
       features: SessionFeatures[];
     };

@@ -1,0 +1,45 @@
+# Builds of the native part for tests: the core without Node.js (native/test/), and the addon under
+# AddressSanitizer. The ordinary build stands in the Makefile.
+SANITIZE := -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all
+ASAN_FLAGS := $(SANITIZE) -fsanitize=address,undefined
+TSAN_FLAGS := $(SANITIZE) -fsanitize=thread
+NATIVE_HEADERS := $(wildcard native/*.h)
+# What knows of N-API is not in the harness.
+NATIVE_CORE := $(filter-out native/addon.cc native/store_io.cc native/session_binding.cc %_napi.cc,$(NATIVE_SOURCES))
+HARNESS_SOURCES := $(NATIVE_CORE) $(wildcard native/test/*.cc)
+# Seconds for each part of the harness.
+NATIVE_FUZZ_S ?= 5
+
+native/build/asan/%.o: native/%.cc $(NATIVE_HEADERS) $(wildcard native/test/*.h)
+	@mkdir -p $(@D)
+	$(CXX) -g $(NATIVE_FLAGS) $(ASAN_FLAGS) -c $< -o $@
+
+native/build/tsan/%.o: native/%.cc $(NATIVE_HEADERS) $(wildcard native/test/*.h)
+	@mkdir -p $(@D)
+	$(CXX) -g $(NATIVE_FLAGS) $(TSAN_FLAGS) -c $< -o $@
+
+native/build/harness-asan: $(HARNESS_SOURCES:native/%.cc=native/build/asan/%.o)
+	$(CXX) $(ASAN_FLAGS) -pthread -o $@ $^
+
+native/build/harness-tsan: $(HARNESS_SOURCES:native/%.cc=native/build/tsan/%.o)
+	$(CXX) $(TSAN_FLAGS) -pthread -o $@ $^
+
+native/build/firstlight-asan.node: $(NATIVE_SOURCES:native/%.cc=native/build/asan/%.o)
+	$(CXX) $(ASAN_FLAGS) -shared -pthread -o $@ $^
+
+.PHONY: native-test native-tsan-test native-asan native-asan-test
+native-test: native/build/harness-asan ## fuzz the native core without a kernel, under address and undefined-behaviour sanitizers
+	@for mode in units toc requests threads; do native/build/harness-asan $$mode $(NATIVE_FUZZ_S) || exit 1; done
+
+native-tsan-test: native/build/harness-tsan ## the native core's threads under ThreadSanitizer
+	@native/build/harness-tsan threads $(NATIVE_FUZZ_S)
+
+native-asan: native/build/firstlight-asan.node ## the addon under AddressSanitizer
+
+# Only the process that loads the addon runs with the sanitizer's library. Leaks are not looked for:
+# Node.js keeps what it has until its end.
+native-asan-test: native native-asan ## the mount tests with the addon under AddressSanitizer
+	@FIRSTLIGHT_NATIVE=$(CURDIR)/native/build/firstlight-asan.node \
+	FIRSTLIGHT_TEST_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	ava --config test/native.config.js

@@ -1,0 +1,29 @@
+// Fuzzes the native core without a kernel, built with sanitizers.
+//
+//   harness toc|requests|threads|units SECONDS [SEED]
+#include "harness.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <random>
+
+using namespace firstlight::test;
+
+int main(int count, char** words) {
+  if (count < 3) {
+    fprintf(stderr, "usage: harness toc|requests|threads|units SECONDS [SEED]\n");
+    return 2;
+  }
+  std::string mode = words[1];
+  Deadline deadline(atof(words[2]));
+  uint64_t seed = count > 3 ? strtoull(words[3], nullptr, 10) : std::random_device{}();
+  printf("%s: seed %llu\n", mode.c_str(), static_cast<unsigned long long>(seed));
+  fflush(stdout);
+  Random random(seed);
+  if (mode == "toc") fuzz_toc(deadline, random);
+  if (mode == "requests") fuzz_requests(deadline, random);
+  if (mode == "threads") fuzz_threads(deadline, random);
+  if (mode == "units") units();
+  return 0;
+}

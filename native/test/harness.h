@@ -1,0 +1,28 @@
+// The parts of the harness: each runs until its deadline, or ends the program where something is
+// wrong.
+#pragma once
+
+#include "world.h"
+
+namespace firstlight::test {
+
+class Deadline {
+ public:
+  explicit Deadline(double seconds)
+      : end_(Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000))) {}
+  bool passed() const { return Clock::now() >= end_; }
+
+ private:
+  Clock::time_point end_;
+};
+
+/** Damaged tables against the validator and every accessor. */
+void fuzz_toc(const Deadline& deadline, Random& random);
+/** Random and damaged requests against one thread, under the kernel's rules for opens. */
+void fuzz_requests(const Deadline& deadline, Random& random);
+/** Many threads that send, mark and interrupt. */
+void fuzz_threads(const Deadline& deadline, Random& random);
+/** What needs no fuzzing: signals, mappings, the handshake. */
+void units();
+
+}  // namespace firstlight::test
