@@ -39,7 +39,7 @@ lint: ## formatting, lint rules, types
 	biome check .
 	tsc -p tsconfig.json
 	@for file in scripts/*.sh test/images/*.sh .ci/run; do bash -n "$$file" || exit 1; done
-	clang-format --dry-run --Werror native/*.cc native/*.h
+	clang-format --dry-run --Werror native/*.cc native/*.h native/test/*.cc native/test/*.h
 
 # Each suite is a target of its own, so that one that fails does not hide the others
 # (make --keep-going). SUITE keeps the counts for the closing line of .ci/run.
@@ -47,26 +47,28 @@ SUITE := scripts/suite.sh
 FUZZ_MS ?= 15000
 FUZZ_LONG_MS ?= 240000
 
-.PHONY: test test-lint test-unit test-fuzz test-native test-e2e
-test: test-lint test-unit test-fuzz test-native test-e2e ## everything that fits into ten minutes
+.PHONY: test test-lint test-unit test-fuzz test-native test-native-core test-e2e
+test: test-lint test-unit test-fuzz test-native test-native-core test-e2e ## everything that fits into ten minutes
 test-lint: setup
 	@$(SUITE) lint $(MAKE) --no-print-directory lint
 test-unit: setup
 	@$(SUITE) unit ava
 test-native: setup
 	@$(SUITE) native ava --config test/native.config.js
+test-native-core: setup
 	@$(SUITE) native-core $(MAKE) --no-print-directory native-test
 test-fuzz: setup
 	@FUZZ_MS=$(FUZZ_MS) $(SUITE) fuzz ava --config test/fuzz.config.js
 test-e2e: setup
 	@$(SUITE) e2e ava --config test/e2e.config.js
 
-.PHONY: test-long test-long-fuzz test-long-native test-long-e2e
-test-long: test-long-fuzz test-long-native test-long-e2e ## what takes longer: more images, long fuzzing, sanitizers
+.PHONY: test-long test-long-fuzz test-long-native test-long-native-core test-long-e2e
+test-long: test-long-fuzz test-long-native test-long-native-core test-long-e2e ## what takes longer: more images, long fuzzing, sanitizers
 test-long-fuzz: setup
 	@FUZZ_MS=$(FUZZ_LONG_MS) $(SUITE) long-fuzz ava --config test/fuzz.config.js
 test-long-native: setup
 	@$(SUITE) long-native $(MAKE) --no-print-directory native-asan-test
+test-long-native-core: setup
 	@$(SUITE) long-native-core $(MAKE) --no-print-directory native-test native-tsan-test NATIVE_FUZZ_S=30
 test-long-e2e: setup
 	@$(SUITE) long-e2e ava --config test/long.config.js
