@@ -13,15 +13,19 @@ export interface ReceivedHeader {
   header: BundleHeader;
   /** Preamble and compressed header, as they came. */
   raw: Buffer;
+  /** When its last byte was in, before any of it was decoded: ms since 1970. */
+  arrivedAt: number;
 }
 
 /** Reads preamble and header. @throws FirstlightError 'corrupt' naming the field */
 export async function readHeader(body: BodyReader): Promise<ReceivedHeader> {
   const preamble = await body.take(PREAMBLE_BYTES);
   const compressed = await body.take(parsePreamble(preamble).headerBytes);
+  const arrivedAt = Date.now();
   return {
     header: decodeHeader(preamble, compressed),
     raw: Buffer.concat([preamble, compressed]),
+    arrivedAt,
   };
 }
 

@@ -10,7 +10,7 @@ import { type Arrivals, WrongContentError } from './arrivals.ts';
 import type { FramePlan } from './frame-plan.ts';
 
 /** Raw bytes that may be decoded and not yet written. */
-const IN_FLIGHT_BYTES = 16 << 20;
+const IN_FLIGHT_BYTES = 8 << 20;
 /** A frame that came wrong this often is given up. */
 const WRONG_MAX = 5;
 

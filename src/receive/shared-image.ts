@@ -130,7 +130,7 @@ export class SharedImage {
       state: { version: 1, ...labels, server: client.server, bundlePath, etag, complete: false },
     });
     const progress = newProgress(context.requestedAt);
-    progress.headerAt = Date.now();
+    progress.headerAt = received.arrivedAt;
     progress.headerBytes = raw.length;
     const stream = { body: answer.body, frame: 0, end: header.frames.length };
     return withTransfer(context, image, header.toc, progress, abort, (transfer) =>

@@ -18,13 +18,7 @@ import { Intake } from './intake.ts';
 import { OutOfOrder } from './out-of-order.ts';
 import type { Progress } from './progress.ts';
 import { RateMeter } from './rate-meter.ts';
-
-/** A stream of consecutive frames: the next one, and the one after its last. */
-export interface FrameStream {
-  body: BodyReader;
-  frame: number;
-  end: number;
-}
+import { type FrameStream, Wants } from './wants.ts';
 
 /** What a transfer is made of. */
 export interface TransferParts {
@@ -40,8 +34,6 @@ export interface TransferParts {
   backoff?: BackoffBounds;
 }
 
-/** While nothing has been measured, the stream is trusted to bring what is at most this far ahead. */
-const NEAR_BYTES = 1 << 20;
 /** Frames that are here already are asked around, unless they are fewer bytes than this together. */
 const GAP_BYTES = 64 << 10;
 /**
@@ -50,16 +42,13 @@ const GAP_BYTES = 64 << 10;
  * second for 4 MB at 150 ms and 100 Mbit/s).
  */
 const LEAVE_BYTES = 4 << 20;
-/** A stream that has brought nothing for this long is not waited for. */
-const STALL_MS = 300;
-/** How often it is asked again whether the stream still brings a waited-for frame soon. */
-const RECHECK_MS = 250;
 
 /** One image on its way. Starts by `start`, ends by itself or by `stop`. */
 export class Transfer {
   readonly #parts: TransferParts;
   readonly #intake: Intake;
   readonly #fetcher: OutOfOrder;
+  readonly #wants: Wants;
   readonly #rate = new RateMeter();
   readonly #signal: AbortSignal;
   readonly progress: Progress;
@@ -69,11 +58,6 @@ export class Transfer {
   #running: Promise<void> = Promise.resolve();
   /** Asked for without bases, because a base lacked what it should have had. */
   #withoutBases = false;
-  /** Wants that came while there was no plan. */
-  #early: [number, number, number][] = [];
-  /** Waited-for parts that the stream should bring soon. */
-  readonly #near = new Map<string, [number, number, number]>();
-  #recheck: NodeJS.Timeout | undefined;
   #wakeUp: (() => void) | undefined;
   #moved = 0;
 
@@ -98,6 +82,16 @@ export class Transfer {
         failed: (error) => this.#attemptFailed(error),
       },
       log,
+      this.#signal,
+    );
+    this.#wants = new Wants(
+      {
+        plan: () => this.#plan,
+        stream: () => this.#stream,
+        bytesPerMs: () => this.#rate.bytesPerMs,
+        roundTripMs: () => client.roundTripMs,
+        fetch: (plan, content, frames) => this.#fetcher.want(plan, content, frames),
+      },
       this.#signal,
     );
     // Whoever waits for the end gets the error; that nobody does is no error.
@@ -144,7 +138,6 @@ export class Transfer {
   async stop(): Promise<void> {
     this.#parts.abort.abort();
     this.#changed();
-    clearInterval(this.#recheck);
     await this.#running;
     await this.#intake.idle();
     await this.#parts.arrivals.close();
@@ -153,47 +146,7 @@ export class Transfer {
 
   /** Parts `firstPart` to `lastPart` (within the content) are waited for by a reader. */
   wanted(content: number, firstPart: number, lastPart: number): void {
-    if (this.#plan === undefined) {
-      this.#early.push([content, firstPart, lastPart]);
-      return;
-    }
-    this.#want(this.#plan, [content, firstPart, lastPart]);
-  }
-
-  #want(plan: FramePlan, want: [number, number, number]): void {
-    const missing = plan.framesOf(...want).filter((frame) => plan.isMissing(frame));
-    const far = missing.filter((frame) => !this.#isNear(plan, frame));
-    if (far.length < missing.length) {
-      this.#near.set(`${want[0]} ${want[1]}`, want);
-      this.#recheck ??= setInterval(() => this.#checkNear(), RECHECK_MS);
-      this.#recheck.unref();
-    }
-    if (far.length > 0) this.#fetcher.want(plan, want[0], far);
-  }
-
-  /** True where the stream brings the frame about as soon as a request of its own would. */
-  #isNear(plan: FramePlan, frame: number): boolean {
-    const stream = this.#stream;
-    if (stream === undefined || frame < stream.frame || frame >= stream.end) return false;
-    if (stream.body.idleMs > STALL_MS) return false;
-    const target = plan.frames[frame]!;
-    const ahead = target.offset - plan.frames[stream.frame]!.offset;
-    const { bytesPerMs } = this.#rate;
-    const { roundTripMs } = this.#parts.client;
-    if (bytesPerMs === undefined || roundTripMs === undefined) return ahead <= NEAR_BYTES;
-    // Both have to bring the frame itself; what differs is what comes before it.
-    return ahead / bytesPerMs <= roundTripMs;
-  }
-
-  /** The stream may have slowed down since it was trusted with a frame. */
-  #checkNear(): void {
-    const plan = this.#plan;
-    const wants = [...this.#near.values()];
-    this.#near.clear();
-    if (plan !== undefined) for (const want of wants) this.#want(plan, want);
-    if (this.#near.size > 0) return;
-    clearInterval(this.#recheck);
-    this.#recheck = undefined;
+    this.#wants.add([content, firstPart, lastPart]);
   }
 
   #setPlan(header: BundleHeader, from: { bundlePath: string; etag: string }): void {
@@ -209,9 +162,7 @@ export class Transfer {
     };
     this.#count();
     this.#fetcher.reset();
-    const early = this.#early;
-    this.#early = [];
-    for (const want of early) this.#want(plan, want);
+    this.#wants.retry();
   }
 
   #count(): void {

@@ -18,6 +18,7 @@ import type { Logger } from '../log/log.ts';
 import type { BatchFile } from '../native/index.ts';
 import { DigestSet } from './digest-set.ts';
 import type { StoreIo } from './io.ts';
+import { Lanes } from './lanes.ts';
 import { HEX64, type Layout } from './layout.ts';
 
 /** Verified bytes on their way into the store. */
@@ -31,6 +32,11 @@ export interface NewContent {
 const DURABLE_BYTES = 256 << 20;
 /** ... or after this long. Only power loss can make them be fetched again. */
 const DURABLE_MS = 10_000;
+/**
+ * Batches written at a time. All go to one directory, whose lock they share: four at once cost more
+ * CPU time than two and end no earlier, and leave the thread pool nothing for anything else.
+ */
+const WRITERS = 2;
 /** Bytes read at once when a file is hashed. */
 const HASH_CHUNK_BYTES = 1 << 20;
 /** Renames in one native call. */
@@ -58,6 +64,7 @@ export class ContentStore {
   readonly #io: StoreIo;
   readonly #layout: Layout;
   readonly #log: Logger;
+  readonly #writers = new Lanes(WRITERS);
   /** Every content that is verified and on disk, durable or not. */
   readonly #present = new DigestSet();
   /** Verified contents in incoming/, with their sizes in bytes. */
@@ -143,7 +150,9 @@ export class ContentStore {
         offset: data.byteOffset,
         length: data.length,
       }));
-      await this.#io.writeFiles(this.#layout.incoming, new Uint8Array(buffer), files);
+      await this.#writers.run(() =>
+        this.#io.writeFiles(this.#layout.incoming, new Uint8Array(buffer), files),
+      );
       for (const { hex, data } of batch) this.#add(hex, data.length);
     }
   }
