@@ -15,11 +15,12 @@ start=$SECONDS
 "$@" 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
 
-# ava's summary: "12 tests passed", "1 test failed", "1 uncaught exception", ...
+# ava: a line with a check mark for each test that passed; a summary of what did not:
+# "1 test failed", "1 uncaught exception", ...
 plain=$(sed 's/\x1b\[[0-9;]*[a-zA-Z]//g' "$log")
+passed=$(grep -cE '^ *✔ ' <<<"$plain")
 count() { grep -oE "^ *[0-9]+ $1" <<<"$plain" | awk '{ n += $1 } END { print n + 0 }'; }
-passed=$(count 'tests? passed')
-failed=$(($(count 'tests? failed') + $(count 'hooks? failed') + $(count 'uncaught exceptions?') + $(count 'unhandled rejections?')))
+failed=$(($(count 'tests? failed') + $(count 'hooks? failed') + $(count 'uncaught exceptions?') + $(count 'unhandled rejections?') + $(count 'tests? remained pending')))
 if [[ $status -eq 0 && $((passed + failed)) -eq 0 ]]; then passed=1; fi
 if [[ $status -ne 0 && $failed -eq 0 ]]; then failed=1; fi
 echo "$passed $failed" >"$result"

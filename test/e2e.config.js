@@ -1,9 +1,10 @@
-// The quick end-to-end tests: real servers, daemons and mounts, one test file after the other.
+// The quick end-to-end tests: real servers, daemons and mounts. Two files at a time, each test in a
+// world of its own: most of them wait for a transfer of a given rate.
 export default {
   extensions: ['ts'],
   files: ['test/e2e/**/*.test.ts'],
   timeout: '5m',
-  concurrency: 1,
+  concurrency: 2,
   serial: true,
   workerThreads: false,
 };
