@@ -140,9 +140,14 @@ test('leftovers that were damaged, cut or made up are dropped, and fetched again
   await first.exited;
   const incoming = join(root, 'incoming');
   const names = await readdir(incoming);
-  const whole = names.filter((name) => HEX64.test(name));
+  // Not the largest: what is damaged is fetched again with the frames it was in.
+  const small = (name: string) => {
+    const bytes = image.contents.get(name)?.length ?? 0;
+    return bytes > 10 && bytes < 300_000;
+  };
+  const whole = names.filter((name) => HEX64.test(name) && small(name));
   const partial = names.filter((name) => PARTIAL.test(name));
-  t.true(whole.length > 10 && partial.length > 0, names.join());
+  t.true(whole.length >= 4 && partial.length > 0, names.join());
   // One byte wrong, one cut short, one longer, one empty; parts of a large one overwritten.
   for (const name of whole.slice(0, 4)) await chmod(join(incoming, name), 0o644);
   const bytes = await readFile(join(incoming, whole[0]!));
