@@ -30,6 +30,7 @@ int BackingTable::acquire(uint32_t row, uint32_t content) {
     if (found != by_row_.end()) return pin(found->second);
   }
   // Without the lock: opening a cold file may wait for the disk.
+  transport_.about_to_block();
   int error = 0;
   UniqueFd fd = template_.open_content(content, &error);
   if (!fd) return -error;

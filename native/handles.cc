@@ -74,6 +74,7 @@ bool HandleTable::passthrough_may_join(uint32_t row) {
       if (handle->mapping == Handle::Mapping::kUnknown) unknown.push_back(handle);
     }
   }
+  if (!unknown.empty()) transport_.about_to_block();
   for (const auto& handle : unknown) {
     // Descriptors first: one that is closed by now cannot become a mapping after the look at those.
     if (may_have_open(handle->tid, row + 1)) return false;

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "transport.h"
 #include "unique_fd.h"
 
 namespace firstlight {
@@ -42,6 +43,8 @@ struct Handle {
 
 class HandleTable {
  public:
+  explicit HandleTable(Transport& transport) : transport_(transport) {}
+
   /** Adds a handle and names it (`fh`). */
   void add(const std::shared_ptr<Handle>& handle);
   /** nullptr where there is none of that name. */
@@ -59,6 +62,7 @@ class HandleTable {
   void passthrough_left(uint32_t row);
 
  private:
+  Transport& transport_;
   std::atomic<uint32_t> direct_{0};
   std::mutex mutex_;
   uint64_t next_ = 1;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <chrono>
@@ -85,6 +86,7 @@ int open_complete(Session& session, const Target& t) {
     if (id > 0) return open_passthrough(session, t, id);
     if (id != -EOPNOTSUPP) return id;
   }
+  session.about_to_block();
   int error = 0;
   UniqueFd fd = session.tree().open_content(t.content, &error);
   if (!fd) return -error;
@@ -106,9 +108,17 @@ std::unique_ptr<Parked> make_parked(const Context& c, const Target& t) {
 int read_file(Session& session, const Target& t, int fd, uint64_t offset, uint32_t bytes,
               uint8_t* scratch) {
   uint32_t have = 0;
+  // What the page cache holds is given at once; for the rest another lane takes over meanwhile.
+  int flags = RWF_NOWAIT;
   while (have < bytes) {
-    ssize_t got = pread(fd, scratch + have, bytes - have, static_cast<off_t>(offset + have));
+    iovec piece = {scratch + have, bytes - have};
+    ssize_t got = preadv2(fd, &piece, 1, static_cast<off_t>(offset + have), flags);
     if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && flags != 0 && (errno == EAGAIN || errno == EOPNOTSUPP)) {
+      session.about_to_block();
+      flags = 0;
+      continue;
+    }
     if (got < 0) return -errno;
     // Shorter than it was when it was verified: zeros or a short read would be a lie.
     if (got == 0) return -EIO;

@@ -56,7 +56,8 @@ Session::Session(std::shared_ptr<Template> tree, std::unique_ptr<Transport> tran
       features_(features),
       wait_bound_(wait_timeout_ms),
       events_(events),
-      backing_(*template_, *transport_, idle_backings) {
+      backing_(*template_, *transport_, idle_backings),
+      handles_(*transport_) {
   features_.threads = transport_->lanes();
 }
 

@@ -26,6 +26,10 @@ class Transport {
    */
   virtual ssize_t receive(uint32_t lane, uint8_t* buffer, size_t bytes) = 0;
 
+  /** The calling thread is about to wait for a disk or the like: another lane shall take the
+   * requests. */
+  virtual void about_to_block() {}
+
   /** Sends one reply (fuse_out_header first). Any thread. Returns 0 or a negative errno. */
   virtual int reply(uint32_t lane, const iovec* pieces, int count) = 0;
 

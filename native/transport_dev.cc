@@ -20,6 +20,9 @@ constexpr int kHandshakeMs = 10000;
 
 void do_nothing(int) {}
 
+// The reader of a lane's own thread; none on other threads.
+thread_local LaneReader* own_reader = nullptr;
+
 }  // namespace
 
 int wake_signal() {
@@ -106,15 +109,16 @@ int DevTransport::clone_lanes(uint32_t lanes) {
     if (!clone || ioctl(clone.get(), abi::kDevClone, &first) != 0) return errno;
     lanes_.push_back(std::move(clone));
   }
+  for (const UniqueFd& lane : lanes_) readers_.emplace_back(lane.get(), &gate_, lanes == 1);
   return 0;
 }
 
 ssize_t DevTransport::receive(uint32_t lane, uint8_t* buffer, size_t bytes) {
+  own_reader = &readers_[lane];
   for (;;) {
     if (stopped_.load(std::memory_order_acquire)) return 0;
-    ssize_t got = read(lanes_[lane].get(), buffer, bytes);
-    if (got > 0) return got;
-    if (got == 0) return 0;
+    ssize_t got = own_reader->read(buffer, bytes);
+    if (got >= 0) return got;
     switch (errno) {
       case EINTR:   // a signal: stopped, or a debugger
       case EAGAIN:  // another lane was faster
@@ -127,6 +131,10 @@ ssize_t DevTransport::receive(uint32_t lane, uint8_t* buffer, size_t bytes) {
         return -errno;
     }
   }
+}
+
+void DevTransport::about_to_block() {
+  if (own_reader != nullptr) own_reader->pass_on();
 }
 
 int DevTransport::reply(uint32_t lane, const iovec* pieces, int count) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "lane_reader.h"
 #include "negotiate.h"
 #include "transport.h"
 #include "unique_fd.h"
@@ -31,6 +32,7 @@ class DevTransport : public Transport {
 
   uint32_t lanes() const override { return static_cast<uint32_t>(lanes_.size()); }
   ssize_t receive(uint32_t lane, uint8_t* buffer, size_t bytes) override;
+  void about_to_block() override;
   int reply(uint32_t lane, const iovec* pieces, int count) override;
   int open_backing(int fd) override;
   void close_backing(int32_t id) override;
@@ -42,6 +44,8 @@ class DevTransport : public Transport {
   int clone_lanes(uint32_t lanes);
 
   std::vector<UniqueFd> lanes_;
+  LaneGate gate_;
+  std::vector<LaneReader> readers_;
   std::atomic<bool> stopped_{false};
 };
 
