@@ -1,5 +1,5 @@
 // How an image's contents would be laid out in a bundle under one order or another, for prediction:
-// sizes only. What a server really sends is planned in delta/; its frames follow the same sizes.
+// sizes only. What a server really sends is planned in delta/, by the same rules (a test compares).
 import { TRACE_PART_BYTES } from '../trace/tracer.ts';
 import type { ImageFile, ImageFiles } from './match.ts';
 import type { RankedPart } from './ranks.ts';
@@ -28,8 +28,12 @@ export interface LayoutOptions {
 interface Part {
   content: string;
   part: number;
+  /** Of content, and of digests that travel with it: its own, and the content's where it has more parts. */
   bytes: number;
+  digestBytes: number;
 }
+
+const DIGEST_BYTES = 32;
 
 /** A frame holds at least this much raw content before it closes for one more part. */
 const FRAME_MIN_BYTES = 64 << 10;
@@ -57,7 +61,8 @@ function partsOf(files: ImageFiles, have: (digest: string) => boolean): Map<stri
     const parts: Part[] = [];
     for (let at = 0; at < file.sizeBytes; at += TRACE_PART_BYTES) {
       const bytes = Math.min(TRACE_PART_BYTES, file.sizeBytes - at);
-      parts.push({ content, part: parts.length, bytes });
+      const digestBytes = file.sizeBytes > TRACE_PART_BYTES ? 2 * DIGEST_BYTES : DIGEST_BYTES;
+      parts.push({ content, part: parts.length, bytes, digestBytes });
     }
     contents.set(content, parts);
   }
@@ -105,15 +110,16 @@ export function layOut(
   const frameOf = new Map<Part, number>();
   let rawBytes = 0;
   for (const [at, part] of order.entries()) {
-    const after = rawBytes + part.bytes;
+    const after = rawBytes + part.bytes + part.digestBytes;
     const full = rawBytes >= FRAME_MIN_BYTES && after > frameTargetBytes(frames.length - 1);
     const boundary = at === 0 || (at === ranked && ranked > 0);
     if (boundary || full || after > TRACE_PART_BYTES) {
       frames.push(0);
       rawBytes = 0;
     }
-    rawBytes += part.bytes;
-    frames[frames.length - 1]! += Math.max(1, Math.ceil(part.bytes * options.ratio));
+    rawBytes += part.bytes + part.digestBytes;
+    // Digests do not compress.
+    frames[frames.length - 1]! += Math.ceil(part.bytes * options.ratio) + part.digestBytes;
     frameOf.set(part, frames.length - 1);
   }
   return {

@@ -158,59 +158,12 @@ test('work between wants passes whatever arrives', (t) => {
 
 test('files that are not in the bundle are not waited for', (t) => {
   const files = filesOf({ a: 'a', b: 'b' });
-  const layout = layOut(files, 'tree', { headerBytes: 10, ratio: 1, have: (of) => of === 'a' });
+  const have = (content: string) => content === 'a';
+  const layout = layOut(files, 'tree', { headerBytes: 10, ratio: 1, have });
   t.deepEqual(layout.framesOf('a'), []);
   t.deepEqual(layout.framesOf('missing'), []);
   const { blockedMs } = simulate(layout, wantsOf(runOf(['a', 'missing'])), slow);
   t.is(blockedMs, 0);
-});
-
-test('layouts: each part of each content once, ranked ones first and apart', (t) => {
-  const files = filesOf({
-    a: ['A', 10],
-    big: ['B', 3 * PART + 5],
-    copy: ['A', 10],
-    empty: ['E', 0],
-    z: ['Z', 20],
-  });
-  const options = { headerBytes: 100, ratio: 0.5 };
-  const total = (layout: Layout) => layout.frames.reduce((sum, bytes) => sum + bytes, 0);
-  const ranked = [
-    { path: 'z', rank: 0, runs: 1, of: 1, source: 'own' as const },
-    { path: 'big', part: 3, rank: 1, runs: 1, of: 1, source: 'own' as const },
-  ];
-  const orders = [
-    layOut(files, 'tree', options),
-    layOut(files, 'size', options),
-    layOut(files, ranked, options),
-  ];
-  for (const layout of orders) {
-    t.is(total(layout), 5 + 10 + 3 * (PART / 2) + 3);
-    t.deepEqual(layout.framesOf('a'), layout.framesOf('copy'));
-    t.deepEqual(layout.framesOf('empty'), []);
-    for (const frame of layout.frames) t.true(frame <= PART / 2);
-  }
-  const [tree, size, first] = orders as [Layout, Layout, Layout];
-  t.deepEqual(tree.framesOf('a'), [0]);
-  t.deepEqual(size.framesOf('z'), size.framesOf('a'));
-  t.deepEqual(first.framesOf('z'), [0]);
-  t.deepEqual(first.framesOf('big', 3), [0]);
-  t.deepEqual(first.framesOf('a'), [1]);
-  t.deepEqual(first.framesOf('big'), [0, 2, 3, 4]);
-});
-
-test('the frames that a real order would have follow the same sizes', (t) => {
-  // 64 KiB contents: four frames of 2, four of 4, four of 8, then 16 of them.
-  const list = Array.from({ length: 100 }, (_, at) => ({
-    path: `f${at}`,
-    digest: `d${at}`,
-    sizeBytes: 65536,
-  }));
-  const { frames } = layOut(imageFiles(list), 'tree', { headerBytes: 0, ratio: 1 });
-  t.deepEqual(
-    frames.map((bytes) => bytes / 65536),
-    [2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8, 16, 16, 12],
-  );
 });
 
 /** An image of 400 files of 100 KiB, and runs that read 40 of them from its end. */

@@ -308,6 +308,15 @@ export function simulate(
   };
 }
 
+/** How long each file was waited for, ms, all its parts together; files that were not waited for too. */
+export function waitsByPath(simulation: Simulation): Map<string, number> {
+  const waits = new Map<string, number>();
+  for (const { path, wantedMs, endedMs } of simulation.waits) {
+    waits.set(path, (waits.get(path) ?? 0) + endedMs - wantedMs);
+  }
+  return waits;
+}
+
 /** What {@link simulateOrders} takes. */
 export interface OrdersInput {
   /** The run that is replayed. */

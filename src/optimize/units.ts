@@ -1,7 +1,7 @@
 // What is ranked: a file as a whole, or one part (TRACE_PART_BYTES) of a large one. Here runs become
 // sequences of such units, and the sequences of one image's runs become one order by median
 // position. Groups of images are merge.ts.
-import { byAccessTime, firstSights, TRACE_PART_BYTES, type Tracer } from '../trace/tracer.ts';
+import { byAccessTime, TRACE_PART_BYTES, type Tracer } from '../trace/tracer.ts';
 
 /** Part number of a file that is ranked as a whole. */
 export const WHOLE = -1;
@@ -41,10 +41,10 @@ export function partsOfRange(offsetBytes: number, lengthBytes: number): [number,
   return [first, Math.min(last, first + RANGE_PARTS_MAX - 1)];
 }
 
-/** A run as at most `limit` sights in order; `shift` is added to each time. */
+/** A run as at most `limit` sights in order, repeated ones too; `shift` is added to each time. */
 function sightsOf(tracer: Tracer, shift: number, limit: number): Sight[] {
   const sights: Sight[] = [];
-  for (const { path, layer, accessNs, waitNs, ranges } of firstSights(tracer)) {
+  for (const { path, layer, accessNs, waitNs, ranges } of tracer.seq) {
     if (ranges === undefined) {
       sights.push({ path, part: WHOLE, layer, accessNs: accessNs + shift, waitNs });
     }
@@ -81,8 +81,9 @@ function firstUnits(sights: Sight[], known: Map<string, number[]>): Map<string, 
   for (const sight of sights) {
     const parts = sight.part === WHOLE ? (known.get(sight.path) ?? [WHOLE]) : [sight.part];
     for (const part of parts) {
-      const key = `${part}/${sight.path}`;
-      if (!units.has(key)) units.set(key, { ...sight, part });
+      // Most units are whole files: their key is the path itself. No path holds a NUL.
+      const key = part === WHOLE ? sight.path : `${part}\0${sight.path}`;
+      if (!units.has(key)) units.set(key, part === sight.part ? sight : { ...sight, part });
     }
   }
   return units;
@@ -122,8 +123,11 @@ export function mergeUnits(
   for (const run of sights) {
     let position = 0;
     for (const [key, sight] of firstUnits(run, known)) {
-      const unit = seen.get(key) ?? { first: sight, at: [], access: [], wait: [] };
-      if (unit.at.length === 0) seen.set(key, unit);
+      let unit = seen.get(key);
+      if (unit === undefined) {
+        unit = { first: sight, at: [], access: [], wait: [] };
+        seen.set(key, unit);
+      }
       unit.at.push(position++);
       unit.access.push(sight.accessNs);
       unit.wait.push(sight.waitNs);
