@@ -9,6 +9,8 @@ export const API = {
   bundles: '/v1/bundles',
   /** GET -> ImageSummary[]; POST -> intake (NDJSON of IntakeEvent). GET/DELETE /v1/images/REF -> one. */
   images: '/v1/images',
+  /** GET -> TraceSummary[]; POST a trace file -> TraceReceipt. GET/DELETE /v1/traces/ID -> one. */
+  traces: '/v1/traces',
   health: '/healthz',
   metrics: '/metrics',
 } as const;
@@ -45,6 +47,48 @@ export interface ImageDetail extends ImageSummary {
   /** Bytes of the bundle that a worker with no image gets, where it has been computed. */
   bundleBytes?: number;
   headerBytes?: number;
+  order: ImageOrder;
+}
+
+/** What orders the bundles of an image. */
+export interface ImageOrder {
+  /** Runs in the reported traces that it comes from; 0: the order is that of the tree. */
+  runs: number;
+  /** Files, and parts of large files, that have a place in it; the others come after them. */
+  ranked: number;
+  /**
+   * False while traces that are stored already may change it, or the bundle for a worker without images is still that of
+   * the order before.
+   */
+  settled: boolean;
+}
+
+/** A reported trace: one run of one image. */
+export interface TraceSummary {
+  /** sha256 of its text, 64 hex digits. */
+  id: string;
+  group: string;
+  /** The image as the recorder named it. */
+  image: string;
+  /** Manifest digest, where the recorder gave it or the server knew the name. */
+  digest?: string;
+  platform?: string;
+  /** When the run began: ISO 8601. */
+  start: string;
+  durationMs: number;
+  /** Files seen. */
+  files: number;
+  /** When the server got it: ISO 8601. */
+  received: string;
+}
+
+/** Answer to a report. */
+export interface TraceReceipt {
+  trace: TraceSummary;
+  /** False where an equal one had been reported before. */
+  added: boolean;
+  /** Manifest digests of the images whose order it can change. */
+  images: string[];
 }
 
 /** One line of an intake's progress. */

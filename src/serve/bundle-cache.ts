@@ -1,8 +1,10 @@
 // Bundles: computed once, kept, found again, and taken away when nobody wants them. What does not
 // live here: their bytes (delta/), which image a request means (image-store.ts), HTTP.
 //
-// A bundle is looked up by its key: the image, the bases that really save something, and what ordered
-// it. Two workers with different images that share the same contents get the same bundle.
+// A bundle is looked up by its key: the image, the bases that really save something, and the version
+// of the image's order. Two workers with different images that share the same contents get the same
+// bundle. Where only a bundle in an older order is there, it is the answer, and the newer one is
+// computed behind it: a new order never delays anybody.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
@@ -12,7 +14,7 @@ import { Toc } from '../delta/toc.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import type { BlobStore, BundleReader } from './blobs.ts';
-import type { BundleRecord, Catalog } from './catalog.ts';
+import type { BundleRecord, Catalog, RanksRecord } from './catalog.ts';
 import { encode } from './encode.ts';
 import type { Gate } from './gate.ts';
 
@@ -99,11 +101,17 @@ export class BundleCache {
     return { digest, manifest, config, toc: new Toc(toc), digests };
   }
 
-  /** The key of the bundle that makes `image` from `bases` (sorted). */
-  keyOf(image: string, bases: readonly string[]): string {
-    // Ranks: there are none yet; what orders bundles by traces adds its version here.
-    const inputs = { format: BUNDLE_VERSION, image, bases, ranks: 0 };
-    return createHash('sha256').update(JSON.stringify(inputs)).digest('hex');
+  /**
+   * Key and family of the bundle that makes `image` from `bases` (sorted).
+   * @param order  version of the image's order, empty where it is that of the tree
+   */
+  keysOf(image: string, bases: readonly string[], order: string): { key: string; family: string } {
+    const name = (ranks: string | number) => {
+      const inputs = { format: BUNDLE_VERSION, image, bases, ranks };
+      return createHash('sha256').update(JSON.stringify(inputs)).digest('hex');
+    };
+    const family = name(0);
+    return { key: order === '' ? family : name(order), family };
   }
 
   /**
@@ -111,34 +119,65 @@ export class BundleCache {
    * @param candidates  manifest digests; those that the catalog does not know are ignored
    */
   async find(image: string, candidates: readonly string[]): Promise<BundleRecord> {
-    const { catalog, gate } = this.#o;
+    const { catalog } = this.#o;
     const bases = await this.#chooseBases(image, candidates);
-    const key = this.keyOf(image, bases);
+    const order = await catalog.orderOf(image);
+    const { key, family } = this.keysOf(image, bases, order);
     const known = await catalog.findBundle(key);
     if (known !== undefined) return known;
-    let running = this.#running.get(key);
-    if (running === undefined) {
-      const { signal } = this.#ending;
-      running = this.#queue
-        .add(() => gate.use(() => this.#make(image, bases)), { signal })
-        .finally(() => this.#running.delete(key));
-      this.#running.set(key, running);
+    const running = this.#run(key, image, bases, order);
+    const before = await catalog.newestOfFamily(family);
+    if (before !== undefined) {
+      // Its failure is in the log, and the next request tries again.
+      running.catch(() => {});
+      return before;
     }
     const made = await running;
     if (made !== undefined) return made;
-    // A base has been removed since it was chosen: what is left decides again.
+    // A base has been removed since it was chosen, or the order has changed: what is now decides again.
     return this.find(image, bases);
   }
 
-  /** Computes and keeps a bundle; undefined where one of the bases has gone. */
-  async #make(image: string, bases: string[]): Promise<BundleRecord | undefined> {
+  /** Computes the bundle for a worker without images in the order of now, where it is not there. */
+  async refresh(image: string): Promise<void> {
+    const { catalog } = this.#o;
+    const order = await catalog.orderOf(image);
+    const { key } = this.keysOf(image, [], order);
+    const known = await catalog.findBundle(key);
+    if (known === undefined) await this.#run(key, image, [], order);
+    // An order that comes back finds its bundle, which is then the one to keep.
+    else if (!known.fresh) await catalog.addBundle({ ...known, fresh: true });
+  }
+
+  /** The computation of a bundle, new or under way; undefined where its inputs have changed meanwhile. */
+  #run(
+    key: string,
+    image: string,
+    bases: string[],
+    order: string,
+  ): Promise<BundleRecord | undefined> {
+    const { gate } = this.#o;
+    const running = this.#running.get(key);
+    if (running !== undefined) return running;
+    const { signal } = this.#ending;
+    const started = this.#queue
+      .add(() => gate.use(() => this.#make(image, bases, order)), { signal })
+      .finally(() => this.#running.delete(key));
+    this.#running.set(key, started);
+    return started;
+  }
+
+  /** Computes and keeps a bundle; undefined where one of the bases has gone, or the order is no longer this one. */
+  async #make(image: string, bases: string[], order: string): Promise<BundleRecord | undefined> {
     const { catalog } = this.#o;
     if ((await catalog.findByDigest(image)) === undefined) throw gone(image);
     for (const base of bases) {
       if ((await catalog.findByDigest(base)) === undefined) return undefined;
     }
+    const ranks = await catalog.ranksOf(image);
+    if ((ranks?.version ?? '') !== order) return undefined;
     const [wanted, ...others] = await Promise.all([image, ...bases].map((d) => this.load(d)));
-    const made = await this.compute(wanted!, others, this.#ending.signal);
+    const made = await this.compute(wanted!, others, ranks, this.#ending.signal);
     try {
       await this.keep(made, async () => {
         if (!(await catalog.addBundle(made.record))) throw gone(image);
@@ -198,6 +237,7 @@ export class BundleCache {
   async compute(
     image: LoadedImage,
     bases: LoadedImage[],
+    ranks: RanksRecord | undefined,
     signal: AbortSignal,
   ): Promise<{ record: BundleRecord; path: string; drop(): Promise<void> }> {
     const { blobs, log } = this.#o;
@@ -207,14 +247,14 @@ export class BundleCache {
     const started = performance.now();
     try {
       const { id, bytes, headerBytes } = await encode(
-        { image, bases, contentDir: blobs.contentDir },
+        { image, bases, ranks: ranks?.data, contentDir: blobs.contentDir },
         path,
         AbortSignal.any([signal, this.#ending.signal]),
       );
       const now = Date.now();
       const record: BundleRecord = {
         id,
-        key: this.keyOf(image.digest, bases.map((base) => base.digest).sort()),
+        ...this.keysOf(image.digest, bases.map((base) => base.digest).sort(), ranks?.version ?? ''),
         image: image.digest,
         bytes,
         headerBytes,

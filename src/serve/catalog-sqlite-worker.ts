@@ -1,11 +1,14 @@
-// The thread behind SqliteCatalog: the schema and every statement. One call is one transaction.
+// The thread behind SqliteCatalog: the schema and every statement but those of traces and orders
+// (catalog-sqlite-traces.ts). One call is one transaction.
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { parentPort } from 'node:worker_threads';
-import type { BundleRecord, ImageRecord, NamedImage, Removed } from './catalog.ts';
+import type { BundleRecord, ImageRecord, NamedImage, RanksRecord, Removed } from './catalog.ts';
 import type { CatalogAnswer, CatalogCall } from './catalog-sqlite.ts';
+import { TRACE_SCHEMA, TraceStatements } from './catalog-sqlite-traces.ts';
 
-const SCHEMA_VERSION = 1;
-const SCHEMA = `
+/** What brings a catalog from one version of the schema to the next; an empty file has version 0. */
+const STEPS = [
+  `
 CREATE TABLE images (
   digest TEXT PRIMARY KEY, platform TEXT NOT NULL, entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
   layers INTEGER NOT NULL, addedAt INTEGER NOT NULL
@@ -22,7 +25,12 @@ CREATE TABLE bundles (
 ) STRICT;
 CREATE INDEX bundles_by_image ON bundles(image);
 CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT) STRICT;
-`;
+`,
+  `${TRACE_SCHEMA}
+ALTER TABLE bundles ADD COLUMN family TEXT NOT NULL DEFAULT '';
+CREATE INDEX bundles_by_family ON bundles(family);
+`,
+];
 
 let db: DatabaseSync;
 const prepared = new Map<string, StatementSync>();
@@ -51,11 +59,11 @@ function open(path: string): void {
   db.exec('PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL');
   db.exec('PRAGMA foreign_keys=ON');
   const { user_version: version } = one<{ user_version: number }>('PRAGMA user_version')!;
-  if (version > SCHEMA_VERSION)
+  if (version > STEPS.length)
     throw new Error(`${path} was written by a newer version of firstlight`);
   db.exec('BEGIN EXCLUSIVE');
-  if (version === 0) db.exec(`${SCHEMA}; PRAGMA user_version=${SCHEMA_VERSION}`);
-  db.exec('COMMIT');
+  for (const step of STEPS.slice(version)) db.exec(step);
+  db.exec(`PRAGMA user_version=${STEPS.length}; COMMIT`);
 }
 
 const NAMED = `SELECT i.*, n.name FROM images i LEFT JOIN names n ON n.digest = i.digest`;
@@ -89,6 +97,7 @@ function addImage(
   contents: Uint8Array,
   name: string,
   first: BundleRecord | undefined,
+  ranks: RanksRecord | undefined,
 ): void {
   const added = sql('INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?, ?)').run(
     image.digest,
@@ -104,6 +113,7 @@ function addImage(
     );
     for (const digest of digestsIn(contents)) count.run(digest);
     if (first !== undefined) addBundle(first);
+    if (ranks !== undefined) traces.setRanks(image.digest, ranks);
   }
   nameImage(image.digest, name);
 }
@@ -148,6 +158,7 @@ function removeImages(
       removed.bundles.push(row.id);
     }
   }
+  if (removed.images.length > 0) traces.dropUnrelated();
   return removed;
 }
 
@@ -162,7 +173,8 @@ function usedContents(contents: Uint8Array): Uint8Array {
 
 function addBundle(b: BundleRecord): boolean {
   if (one('SELECT 1 FROM images WHERE digest = ?', b.image) === undefined) return false;
-  sql('INSERT OR REPLACE INTO bundles VALUES (?, ?, ?, ?, ?, ?, ?, ?)').run(
+  if (b.fresh) sql('UPDATE bundles SET fresh = 0 WHERE image = ?').run(b.image);
+  sql('INSERT OR REPLACE INTO bundles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)').run(
     b.id,
     b.key,
     b.image,
@@ -171,9 +183,12 @@ function addBundle(b: BundleRecord): boolean {
     b.fresh ? 1 : 0,
     b.createdAt,
     b.usedAt,
+    b.family,
   );
   return true;
 }
+
+const traces = new TraceStatements(sql);
 
 const ids = (rows: { id: string }[]) => rows.map((row) => row.id);
 
@@ -208,6 +223,14 @@ const METHODS: Record<string, (...args: never[]) => unknown> = {
         image,
       ),
     ),
+  newestOfFamily: (family: string) =>
+    bundle(
+      one(
+        `SELECT * FROM bundles WHERE family = ? AND key IS NOT NULL
+         ORDER BY createdAt DESC, rowid DESC LIMIT 1`,
+        family,
+      ),
+    ),
   touchBundle: (id: string, usedAt: number) => {
     sql('UPDATE bundles SET usedAt = ? WHERE id = ?').run(usedAt, id);
   },
@@ -230,6 +253,17 @@ const METHODS: Record<string, (...args: never[]) => unknown> = {
   clearChanges: () => {
     sql('DELETE FROM changes').run();
   },
+  addTrace: traces.add.bind(traces),
+  listTraces: traces.list.bind(traces),
+  traceData: traces.data.bind(traces),
+  removeTrace: traces.remove.bind(traces),
+  ranksOf: traces.ranksOf.bind(traces),
+  noteReorders: traces.note.bind(traces),
+  nextReorder: traces.nextReorder.bind(traces),
+  isReordering: traces.isReordering.bind(traces),
+  orderOf: traces.orderOf.bind(traces),
+  setRanks: traces.setRanks.bind(traces),
+  dropReorder: traces.dropReorder.bind(traces),
   ping: () => {
     one('SELECT count(*) FROM sqlite_schema');
   },

@@ -6,7 +6,17 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { type ErrorKind, FirstlightError } from '../errors/errors.ts';
-import type { BundleRecord, Catalog, ImageRecord, NamedImage, Removed } from './catalog.ts';
+import type {
+  BundleRecord,
+  Catalog,
+  ImageRecord,
+  NamedImage,
+  RanksRecord,
+  Removed,
+  Reorder,
+  TraceBounds,
+  TraceRecord,
+} from './catalog.ts';
 
 /** One call, as it travels to the worker thread. */
 export interface CatalogCall {
@@ -140,8 +150,9 @@ export class SqliteCatalog implements Catalog {
     contents: Buffer,
     name: string,
     bundle?: BundleRecord | undefined,
+    ranks?: RanksRecord | undefined,
   ): Promise<void> {
-    return this.#call('addImage', [image, contents, name, bundle]);
+    return this.#call('addImage', [image, contents, name, bundle, ranks]);
   }
   nameImage(digest: string, name: string): Promise<boolean> {
     return this.#call('nameImage', [digest, name]);
@@ -173,6 +184,9 @@ export class SqliteCatalog implements Catalog {
   freshBundle(image: string): Promise<BundleRecord | undefined> {
     return this.#call('freshBundle', [image]);
   }
+  newestOfFamily(family: string): Promise<BundleRecord | undefined> {
+    return this.#call('newestOfFamily', [family]);
+  }
   addBundle(bundle: BundleRecord): Promise<boolean> {
     return this.#call('addBundle', [bundle]);
   }
@@ -193,6 +207,44 @@ export class SqliteCatalog implements Catalog {
   }
   retiredBundles(): Promise<string[]> {
     return this.#call('retiredBundles', []);
+  }
+  addTrace(
+    trace: TraceRecord,
+    data: Uint8Array,
+    images: readonly string[],
+    bounds: TraceBounds,
+  ): Promise<boolean> {
+    return this.#call('addTrace', [trace, data, images, bounds]);
+  }
+  listTraces(): Promise<TraceRecord[]> {
+    return this.#call('listTraces', []);
+  }
+  traceData(ids: readonly string[]): Promise<(Uint8Array | undefined)[]> {
+    return this.#call('traceData', [ids]);
+  }
+  removeTrace(id: string, images: readonly string[]): Promise<boolean> {
+    return this.#call('removeTrace', [id, images]);
+  }
+  ranksOf(image: string): Promise<RanksRecord | undefined> {
+    return this.#call('ranksOf', [image]);
+  }
+  orderOf(image: string): Promise<string> {
+    return this.#call('orderOf', [image]);
+  }
+  setRanks(image: string, ranks: RanksRecord | undefined): Promise<void> {
+    return this.#call('setRanks', [image, ranks]);
+  }
+  noteReorders(images: readonly string[]): Promise<void> {
+    return this.#call('noteReorders', [images]);
+  }
+  nextReorder(): Promise<Reorder | undefined> {
+    return this.#call('nextReorder', []);
+  }
+  isReordering(image: string): Promise<boolean> {
+    return this.#call('isReordering', [image]);
+  }
+  dropReorder(reorder: Reorder): Promise<void> {
+    return this.#call('dropReorder', [reorder]);
   }
   openChange(): Promise<number> {
     return this.#call('openChange', []);

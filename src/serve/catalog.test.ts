@@ -20,6 +20,7 @@ const image = (n: number, platform = 'linux/amd64'): ImageRecord => ({
 const bundle = (n: number, of: number, more: Partial<BundleRecord> = {}): BundleRecord => ({
   id: n.toString(16).padStart(64, '0'),
   key: `key ${n}`,
+  family: `family ${of}`,
   image: digest(of),
   bytes: 1000,
   headerBytes: 10,

@@ -4,11 +4,14 @@ import type { EncodedBundle } from '../delta/bundle-encode.ts';
 import { encodeBundleInWorker } from '../delta/encode-thread.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import type { LoadedImage } from './bundle-cache.ts';
+import { unpackRanks } from './ranks.ts';
 
 /** What a bundle is made of. */
 export interface EncodeRequest {
   image: LoadedImage;
   bases: readonly LoadedImage[];
+  /** The order, as ranks.ts packs it; that of the tree where absent. */
+  ranks?: Uint8Array | undefined;
   /** Contents as `<2 hex>/<62 hex>`. */
   contentDir: string;
 }
@@ -18,7 +21,7 @@ export interface EncodeRequest {
  * @throws 'corrupt' where the store lacks a content or has a damaged one, 'no-space', the reason of `signal`
  */
 export async function encode(
-  { image, bases, contentDir }: EncodeRequest,
+  { image, bases, ranks, contentDir }: EncodeRequest,
   path: string,
   signal: AbortSignal,
 ): Promise<EncodedBundle> {
@@ -30,6 +33,7 @@ export async function encode(
         toc: image.toc.bytes,
         digests: image.digests,
         bases: bases.map(({ digest, toc, digests }) => ({ digest, toc: toc.bytes, digests })),
+        ...(ranks === undefined ? {} : { ranks: unpackRanks(ranks) }),
         contentDirectory: contentDir,
       },
       path,

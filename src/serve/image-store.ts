@@ -4,7 +4,7 @@
 import { mkdir } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import PQueue from 'p-queue';
-import type { ImageDetail, ImageSummary } from '../delta/protocol.ts';
+import type { ImageDetail, ImageOrder, ImageSummary } from '../delta/protocol.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import {
   formatPlatform,
@@ -22,6 +22,7 @@ import { Gate } from './gate.ts';
 import { Intake, type IntakeOptions } from './intake.ts';
 import { parseCatalogRef } from './names.ts';
 import { sweepAll, sweepSome } from './sweep.ts';
+import { Traces, type TracesOptions } from './traces.ts';
 
 /** Bounds of a store; every one has a default. */
 export interface ImageStoreLimits {
@@ -32,6 +33,10 @@ export interface ImageStoreLimits {
   /** Bundles computed, and images taken in, at the same time. */
   encodesAtOnce: number;
   intakesAtOnce: number;
+  /** Reported traces that are kept of each image: 32, the newest. */
+  tracesPerImage: number;
+  /** Bytes that all traces may take, compressed: 1 GiB. */
+  tracesMaxBytes: number;
 }
 
 export const DEFAULT_LIMITS: ImageStoreLimits = {
@@ -39,6 +44,8 @@ export const DEFAULT_LIMITS: ImageStoreLimits = {
   bundlesMaxBytes: 64 * 2 ** 30,
   encodesAtOnce: 2,
   intakesAtOnce: 2,
+  tracesPerImage: 32,
+  tracesMaxBytes: 2 ** 30,
 };
 
 export interface ImageStoreOptions {
@@ -46,6 +53,7 @@ export interface ImageStoreOptions {
   log: Logger;
   limits?: Partial<ImageStoreLimits>;
   onEncoded?: BundleCacheOptions['onEncoded'];
+  onReordered?: TracesOptions['onReordered'];
 }
 
 /** A row of the catalog as the interface shows it. */
@@ -65,6 +73,7 @@ export class ImageStore {
   readonly catalog: Catalog;
   readonly blobs: BlobStore;
   readonly bundles: BundleCache;
+  readonly traces: Traces;
   readonly log: Logger;
   readonly #gate = new Gate();
   readonly #intake: Intake;
@@ -88,12 +97,23 @@ export class ImageStore {
       encodesAtOnce: limits.encodesAtOnce,
       ...(options.onEncoded === undefined ? {} : { onEncoded: options.onEncoded }),
     });
+    this.traces = new Traces({
+      catalog,
+      blobs,
+      bundles: this.bundles,
+      gate: this.#gate,
+      log: options.log,
+      bounds: limits,
+      ...(options.onReordered === undefined ? {} : { onReordered: options.onReordered }),
+    });
     this.#intake = new Intake({
       catalog,
       blobs,
       bundles: this.bundles,
       gate: this.#gate,
       log: options.log,
+      rank: (...image) => this.traces.rankNew(...image),
+      onNamed: (image) => this.traces.note(image),
       onLeftovers: (change, contents, image) =>
         this.#removeLater(() => sweepSome(this, change, contents, [image])),
     });
@@ -185,10 +205,11 @@ export class ImageStore {
   async inspect(ref: string, platform: string | undefined): Promise<ImageDetail> {
     return this.#gate.use(async () => {
       const image = await this.find(ref, platform);
-      const [manifest, config, bundle] = await Promise.all([
+      const [manifest, config, bundle, order] = await Promise.all([
         this.blobs.readDocument(image.digest, 'manifest.json'),
         this.blobs.readDocument(image.digest, 'config.json'),
         this.catalog.freshBundle(image.digest),
+        this.#orderOf(image.digest),
       ]);
       return {
         ...summaryOf(image),
@@ -197,8 +218,17 @@ export class ImageStore {
         ...(bundle === undefined
           ? {}
           : { bundleBytes: bundle.bytes, headerBytes: bundle.headerBytes }),
+        order,
       };
     });
+  }
+
+  async #orderOf(image: string): Promise<ImageOrder> {
+    const [ranks, reordering] = await Promise.all([
+      this.catalog.ranksOf(image),
+      this.catalog.isReordering(image),
+    ]);
+    return { runs: ranks?.runs ?? 0, ranked: ranks?.count ?? 0, settled: !reordering };
   }
 
   /**
@@ -265,6 +295,7 @@ export class ImageStore {
   async close(): Promise<void> {
     this.#ending.abort(new FirstlightError('unreachable', 'the server is shutting down'));
     await this.bundles.close();
+    await this.traces.close();
     await this.#intakes.onIdle();
     await this.settled();
     await this.catalog.close();

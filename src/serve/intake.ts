@@ -9,8 +9,8 @@ import { mergeImage } from '../image/merge.ts';
 import type { ImageSource } from '../image/source.ts';
 import type { Logger } from '../log/log.ts';
 import type { BlobBatch, BlobStore } from './blobs.ts';
-import type { BundleCache } from './bundle-cache.ts';
-import type { Catalog, NamedImage } from './catalog.ts';
+import type { BundleCache, LoadedImage } from './bundle-cache.ts';
+import type { Catalog, NamedImage, RanksRecord } from './catalog.ts';
 import type { Gate } from './gate.ts';
 import { normalizeName } from './names.ts';
 
@@ -33,6 +33,15 @@ interface Parts {
   bundles: BundleCache;
   gate: Gate;
   log: Logger;
+  /** The order that reported traces give an image which is not in the catalog yet. */
+  rank(
+    image: LoadedImage,
+    name: string,
+    platform: string,
+    signal: AbortSignal,
+  ): Promise<RanksRecord | undefined>;
+  /** An image that was there already has another name. */
+  onNamed(image: string): Promise<void>;
   /** Files of a failed intake may be left: contents (32 bytes each) and documents, noted as `change`. */
   onLeftovers(change: number, contents: Buffer, image: string): void;
 }
@@ -79,7 +88,8 @@ export class Intake {
     const { catalog, log } = this.#p;
     // The digest names every byte of it: a second name needs nothing else.
     const known = await catalog.nameImage(source.digest, name);
-    if (!known) await this.#p.gate.use(() => this.#store(source, name, options));
+    if (known) await this.#p.onNamed(source.digest);
+    else await this.#p.gate.use(() => this.#store(source, name, options));
     const image = (await catalog.findByName(name)).find((i) => i.digest === source.digest);
     if (image === undefined) {
       throw new FirstlightError('busy', `${name} was changed while it was being added`, {
@@ -140,7 +150,8 @@ export class Intake {
       options.onEvent?.({ event: 'encode' });
       const toc = new Toc(built.bytes);
       const loaded = { digest, manifest, config, toc, digests: built.digests };
-      const made = await bundles.compute(loaded, [], options.signal);
+      const ranks = await this.#p.rank(loaded, name, platform, options.signal);
+      const made = await bundles.compute(loaded, [], ranks, options.signal);
       try {
         options.signal.throwIfAborted();
         const record = {
@@ -151,7 +162,9 @@ export class Intake {
           layers: layers.length,
           addedAt: Date.now(),
         };
-        await bundles.keep(made, () => catalog.addImage(record, built.digests, name, made.record));
+        await bundles.keep(made, () =>
+          catalog.addImage(record, built.digests, name, made.record, ranks),
+        );
       } finally {
         await made.drop();
       }

@@ -34,6 +34,16 @@ export class Metrics {
     'kind',
     'result',
   );
+  readonly traces = this.#counter(
+    'firstlight_traces_total',
+    'Traces reported; result: ok, known or the kind of error',
+    'result',
+  );
+  readonly reorders = this.#counter(
+    'firstlight_orders_total',
+    'Looks at the order of an image; result: changed, same or failed',
+    'result',
+  );
   readonly receivedBytes = this.#counter(
     'firstlight_intake_received_bytes_total',
     'Bytes uploaded to intakes',

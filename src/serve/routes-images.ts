@@ -11,6 +11,7 @@ import { formatPlatform, hostPlatform, parsePlatform } from '../image/platform.t
 import { parseReference } from '../image/reference.ts';
 import { openRegistry } from '../image/registry.ts';
 import type { ImageSource } from '../image/source.ts';
+import { clientSignal, dropRest } from './client.ts';
 import { clientError, errorBody } from './error-body.ts';
 import type { ImageStore } from './image-store.ts';
 import type { Metrics } from './metrics.ts';
@@ -28,9 +29,6 @@ export interface ImageRoutesOptions {
 
 /** A progress event is sent at most this often; a client that shows a bar needs no more. */
 const PROGRESS_MS = 100;
-/** After an answer that came before the end of a body, the rest is read and dropped for this long. */
-const LINGER_MS = 5_000;
-
 /** The NDJSON answer: its first event commits it to status 200, an error before that has its own status. */
 class EventStream {
   readonly #reply: FastifyReply;
@@ -69,29 +67,6 @@ class EventStream {
   end(): void {
     this.#reply.raw.end();
   }
-}
-
-/** Aborts when the client is gone before it has its answer. */
-function clientSignal(reply: FastifyReply): AbortSignal {
-  const gone = new AbortController();
-  reply.raw.once('close', () => {
-    if (!reply.raw.writableFinished) {
-      gone.abort(new FirstlightError('unreachable', 'the client has gone'));
-    }
-  });
-  return gone.signal;
-}
-
-/**
- * Reads on, for a while, after an answer that came before the end of the body: a connection that is closed under a
- * client that is still sending takes the answer away with it.
- */
-function dropRest(request: FastifyRequest, stallMs: number): void {
-  const { raw } = request;
-  if (raw.complete || raw.destroyed) return;
-  raw.resume();
-  const timer = setTimeout(() => raw.destroy(), Math.min(LINGER_MS, stallMs));
-  raw.once('close', () => clearTimeout(timer));
 }
 
 type Query = ReturnType<typeof addQuery>;
@@ -156,7 +131,7 @@ export function imageRoutes(app: FastifyInstance, options: ImageRoutesOptions): 
       const error = clientError(thrown);
       result = error.kind;
       if (!events.started) {
-        dropRest(request, options.upload.stallMs);
+        dropRest(request, reply, options.upload.stallMs);
         throw error;
       }
       metrics.errors.inc({ kind: error.kind });

@@ -4,6 +4,7 @@ import type { FastifyInstance } from 'fastify';
 import { API } from '../delta/protocol.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
+import { TRACE_MAX_BYTES } from '../trace/tracer.ts';
 import { makeApp } from './app.ts';
 import { clientError, errorBody } from './error-body.ts';
 import { ImageStore, type ImageStoreLimits } from './image-store.ts';
@@ -12,11 +13,16 @@ import { Metrics } from './metrics.ts';
 import { RateLimiter } from './rate.ts';
 import { deltaRoutes } from './routes-delta.ts';
 import { imageRoutes } from './routes-images.ts';
+import { TRACE_HINTS, traceRoutes } from './routes-traces.ts';
+import { checkToken, guardChanges } from './token.ts';
+import { IMAGE_HINTS } from './upload.ts';
 
 /** Bounds of the HTTP side; every one has a default. */
 export interface ServerLimits {
   /** Bytes of an uploaded image: 64 GiB. */
   uploadMaxBytes: number;
+  /** Bytes of a reported trace: 32 MiB, which is also the most that a trace can have. */
+  traceMaxBytes: number;
   /** A client that sends or takes no byte for this long is cut off: 60 s. */
   stallMs: number;
   /** A request's headers must be there after this: 20 s. */
@@ -32,6 +38,7 @@ export interface ServerLimits {
 
 const DEFAULT_LIMITS: ServerLimits = {
   uploadMaxBytes: 64 * 2 ** 30,
+  traceMaxBytes: TRACE_MAX_BYTES,
   stallMs: 60_000,
   headersMs: 20_000,
   keepAliveMs: 600_000,
@@ -52,6 +59,8 @@ export interface ServerOptions {
    * can then take in, and read, whatever that login can. Not where absent.
    */
   registryLogin?: boolean | undefined;
+  /** Whatever changes something wants this bearer token; where absent, whoever reaches the server may. */
+  token?: string | undefined;
   log?: Logger;
   limits?: Partial<ServerLimits & ImageStoreLimits>;
 }
@@ -99,6 +108,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const log = options.log ?? makeLogger('serve');
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const address = parseListen(options.listen);
+  if (options.token !== undefined) checkToken(options.token);
   const metrics = new Metrics();
   const store = await ImageStore.open({
     dataDir: options.dataDir,
@@ -108,17 +118,24 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       metrics.encodes.inc();
       metrics.encodeSeconds.observe(seconds);
     },
+    onReordered: (result) => metrics.reorders.inc({ result }),
   });
   const { rateBitsPerSecond } = options;
   const limiter = rateBitsPerSecond === undefined ? undefined : new RateLimiter(rateBitsPerSecond);
   const app = makeApp(log, limits, (kind) => metrics.errors.inc({ kind }));
   countRequests(app, metrics);
+  if (options.token !== undefined) guardChanges(app, options.token, limits.stallMs);
   watchRoutes(app, store, metrics);
   imageRoutes(app, {
     store,
     metrics,
-    upload: { maxBytes: limits.uploadMaxBytes, stallMs: limits.stallMs },
+    upload: { maxBytes: limits.uploadMaxBytes, stallMs: limits.stallMs, hints: IMAGE_HINTS },
     registryLogin: options.registryLogin ?? false,
+  });
+  traceRoutes(app, {
+    store,
+    metrics,
+    upload: { maxBytes: limits.traceMaxBytes, stallMs: limits.stallMs, hints: TRACE_HINTS },
   });
   deltaRoutes(app, store, { limiter, metrics, stallMs: limits.stallMs });
   app.server.maxConnections = limits.connectionsMax;
@@ -128,6 +145,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     await store.close();
     throw listenError(error, options.listen);
   }
+  store.traces.start();
   const cleaning = setInterval(() => {
     store.bundles.clean().catch((error: unknown) => log.error({ error }, 'clean-up failed'));
   }, limits.cleanMs);

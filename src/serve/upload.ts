@@ -18,11 +18,19 @@ export interface UploadLimits {
   maxBytes: number;
   /** A body may stand still for this long. */
   stallMs: number;
+  /** What a client can do whose body is too large, and one that sends none. */
+  hints: { tooLarge: string; empty: string };
 }
 
-function tooLarge(maxBytes: number): FirstlightError {
+/** What is to be done about bodies that are images. */
+export const IMAGE_HINTS = {
+  tooLarge: 'let the server pull the image from a registry, or raise its limit',
+  empty: 'send the image as the body, or use kind=docker',
+};
+
+function tooLarge({ maxBytes, hints }: UploadLimits): FirstlightError {
   return new FirstlightError('usage', `the upload is larger than ${maxBytes} bytes`, {
-    hint: 'let the server pull the image from a registry, or raise its limit',
+    hint: hints.tooLarge,
   });
 }
 
@@ -77,7 +85,7 @@ export async function receiveBody(
   onBytes: (bytes: number) => void,
 ): Promise<number> {
   const { maxBytes, stallMs } = limits;
-  if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
+  if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(limits);
   const stalled = new AbortController();
   const stop = () => {
     const what = `no byte of the upload came for ${stallMs / 1000} s`;
@@ -91,7 +99,7 @@ export async function receiveBody(
     const take = async (chunk: Buffer) => {
       clearTimeout(timer);
       bytes += chunk.length;
-      if (bytes > maxBytes) throw tooLarge(maxBytes);
+      if (bytes > maxBytes) throw tooLarge(limits);
       onBytes(chunk.length);
       await writeWhole(file, chunk);
       // A write that ends after the intake has must not start the clock again.
@@ -110,7 +118,7 @@ export async function receiveBody(
   }
   if (bytes === 0) {
     throw new FirstlightError('usage', 'the request has no body', {
-      hint: 'send the image as the body, or use kind=docker',
+      hint: limits.hints.empty,
     });
   }
   return bytes;

@@ -36,6 +36,8 @@ const DeltaQuery = v.strictObject({
 
 const ImageQuery = v.strictObject({ platform });
 
+const NoQuery = v.strictObject({});
+
 const AddQuery = v.strictObject({
   kind: v.picklist(
     ['docker', 'oci', 'docker-archive', 'rootfs'],
@@ -72,6 +74,7 @@ function check<S extends v.GenericSchema>(schema: S, query: unknown): v.InferOut
 
 export const deltaQuery = (query: unknown) => check(DeltaQuery, query);
 export const imageQuery = (query: unknown) => check(ImageQuery, query);
+export const noQuery = (query: unknown) => check(NoQuery, query);
 export const addQuery = (query: unknown) => check(AddQuery, query);
 
 /** The login in a request's header. The error tells nothing of what stood in it. */
