@@ -29,7 +29,8 @@ export const TRACE_LIMITS: JsonLimits = {
 
 const LAYER_MAX = 0xffff;
 const BYTES_MAX = Number.MAX_SAFE_INTEGER;
-const RECEIVED_MAX = 100_000;
+/** Most points of `recv`. */
+export const RECEIVED_MAX = 100_000;
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
 const HEX = /^[0-9a-f]{64}$/;
 

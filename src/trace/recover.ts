@@ -12,7 +12,14 @@ import {
   TRACE_SUFFIX,
 } from './files.ts';
 import { Fields, parseJson } from './json.ts';
-import { lastMomentNs, parseHead, parseItem, parseRange, parseReceived } from './parse.ts';
+import {
+  lastMomentNs,
+  parseHead,
+  parseItem,
+  parseRange,
+  parseReceived,
+  RECEIVED_MAX,
+} from './parse.ts';
 import {
   byAccessTime,
   type ReceivedPoint,
@@ -37,7 +44,7 @@ class Journal {
   take(fields: Fields): void {
     const index = fields.count('i', TRACE_ITEMS_MAX);
     const received = fields.get('recv');
-    if (received !== undefined) this.received.push(parseReceived(received, fields));
+    if (received !== undefined) this.#receive(parseReceived(received, fields), fields);
     else if (index === undefined) this.#add(parseItem(fields.value, fields.where));
     else this.#more(index, fields);
   }
@@ -47,6 +54,11 @@ class Journal {
       throw new FirstlightError('corrupt', `over ${TRACE_ITEMS_MAX} items`);
     }
     this.items.push(item);
+  }
+
+  #receive(point: ReceivedPoint, fields: Fields): void {
+    if (this.received.length >= RECEIVED_MAX) throw fields.bad('recv', 'stands there too often');
+    this.received.push(point);
   }
 
   #more(index: number, fields: Fields): void {

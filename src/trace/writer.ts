@@ -67,6 +67,8 @@ export class TraceWriter {
   #timer: NodeJS.Timeout | undefined;
   #syncedAtMs = 0;
   #unsynced = false;
+  /** The sync that is under way; never rejects. */
+  #syncing: Promise<void> | undefined;
   #failing = false;
   #closed = false;
   /** The write that is under way; never rejects. */
@@ -280,14 +282,17 @@ export class TraceWriter {
     this.#rangeLines();
     try {
       if (this.#pending.length > 0) await this.#append();
-      await this.#sync();
-      this.#failing = false;
     } catch (error) {
       // The lines stay pending and are written again from the same position, over what was torn.
-      if (!this.#failing) this.#onError(toFirstlightError(error));
-      this.#failing = true;
-      this.#schedule();
+      this.#failed(error);
     }
+    this.#sync();
+  }
+
+  #failed(error: unknown): void {
+    if (!this.#failing) this.#onError(toFirstlightError(error));
+    this.#failing = true;
+    this.#schedule();
   }
 
   async #append(): Promise<void> {
@@ -303,19 +308,34 @@ export class TraceWriter {
     this.#unsynced = true;
   }
 
-  async #sync(): Promise<void> {
-    if (!this.#unsynced) return;
-    const now = performance.now();
-    if (now - this.#syncedAtMs < SYNC_MS && !this.#closed) {
+  /** Begins a sync where one is due. Writes do not wait for it: a busy disk may take seconds. */
+  #sync(): void {
+    if (!this.#unsynced || this.#syncing !== undefined || this.#closed) return;
+    if (performance.now() - this.#syncedAtMs < SYNC_MS) {
       this.#schedule();
       return;
     }
-    this.#syncedAtMs = now;
     this.#unsynced = false;
-    await this.#file.datasync();
+    this.#syncing = this.#file
+      .datasync()
+      .then(
+        () => {
+          this.#failing = false;
+        },
+        (error: unknown) => {
+          this.#unsynced = true;
+          this.#failed(error);
+        },
+      )
+      .finally(() => {
+        this.#syncing = undefined;
+        this.#syncedAtMs = performance.now();
+        if (this.#unsynced) this.#schedule();
+      });
   }
 
   async #close(): Promise<void> {
+    await this.#syncing;
     // Every error of a write has been told by then, and the trace itself is a file of its own.
     await this.#file.close().catch(() => undefined);
   }
