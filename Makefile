@@ -62,8 +62,8 @@ test-fuzz: setup
 test-e2e: setup
 	@$(SUITE) e2e ava --config test/e2e.config.js
 
-.PHONY: test-long test-long-fuzz test-long-native test-long-native-core test-long-e2e
-test-long: test-long-fuzz test-long-native test-long-native-core test-long-e2e ## what takes longer: more images, long fuzzing, sanitizers
+.PHONY: test-long test-long-fuzz test-long-native test-long-native-core test-long-e2e test-browser
+test-long: test-long-fuzz test-long-native test-long-native-core test-long-e2e test-browser ## what takes longer: more images, long fuzzing, sanitizers, a browser
 test-long-fuzz: setup
 	@FUZZ_MS=$(FUZZ_LONG_MS) $(SUITE) long-fuzz ava --config test/fuzz.config.js
 test-long-native: setup
@@ -72,6 +72,9 @@ test-long-native-core: setup
 	@$(SUITE) long-native-core $(MAKE) --no-print-directory native-test native-tsan-test NATIVE_FUZZ_S=30
 test-long-e2e: setup
 	@$(SUITE) long-e2e ava --config test/long.config.js
+test-browser: setup
+	@scripts/setup.sh chromium
+	@$(SUITE) browser ava --config test/browser.config.js
 
 .PHONY: images
 images: setup ## build the test images (kept in .cache/images)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Prepares a Debian 12 machine that has Node.js and npm: the Debian packages that are missing, then
 # the npm packages. Does nothing, quickly, where all of it is there. The native part is built by
-# the Makefile afterwards.
+# the Makefile afterwards. Packages named as arguments are installed too: what only some targets need.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,6 +13,7 @@ packages=(
   mmdebstrap debian-archive-keyring umoci skopeo docker-registry apache2-utils busybox-static
   zstd attr acl libcap2-bin jq curl procps
   clang clang-format libclang-rt-14-dev
+  "$@"
 )
 
 as_root() {

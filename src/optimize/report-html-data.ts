@@ -3,23 +3,24 @@
 import { bytesOf } from '../image/tree.ts';
 import { lastMomentNs } from '../trace/parse.ts';
 import { firstSights, type TraceItem, type Tracer } from '../trace/tracer.ts';
+import type { Simulation, SimulationOptions } from './simulate.ts';
 
-/** How long files would wait in one order. */
+/** How the run would fare under one order. */
 export interface ReportOrder {
   /** For people, such as `tree order`. */
   name: string;
-  /** Wait of each file, ns, by path (byte string as in the trace); a file that is not there does not wait. */
-  waitsNs: ReadonlyMap<string, number>;
+  simulation: Simulation;
 }
 
 /** What {@link renderReport} draws. */
 export interface ReportInput {
+  /** The run that is shown. */
   tracer: Tracer;
   /** In the order to be shown; the page begins with the first against the best. */
   orders?: readonly ReportOrder[];
-  /** The link that the orders were simulated on. */
-  link?: { bitsPerSecond: number; roundTripMs: number };
-  /** Runs that were merged, and in how many of them each file was seen. */
+  /** What the orders were simulated with. */
+  line?: SimulationOptions;
+  /** How many runs were merged, and in how many of them each file (by path) was seen. */
   runs?: { total: number; byPath: ReadonlyMap<string, number> };
 }
 
@@ -53,7 +54,20 @@ export interface PageData {
   needed: PageCurve;
   arrivedBytes: PageCurve | null;
   received: PageCurve | null;
-  orders: { name: string; total: number; waited: number[] }[];
+  orders: PageOrder[];
+}
+
+/** One simulated order; times in ns since the request for the bundle. */
+export interface PageOrder {
+  name: string;
+  /** For each file: during how long somebody would wait for it; and the sum. */
+  waited: number[];
+  total: number;
+  /** Time in which the run would stand still. */
+  blocked: number;
+  /** When the run would have read everything, and the bytes received by then. */
+  done: number;
+  bytes: number;
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -158,6 +172,27 @@ function receivedCurve(tracer: Tracer): PageCurve | null {
   return { at: points.map(({ atNs }) => atNs), bytes };
 }
 
+/** Simulated waits of the files, with those of a file's parts side by side counted once. */
+function pageOrder({ name, simulation }: ReportOrder, items: readonly TraceItem[]): PageOrder {
+  const byPath = new Map<string, [number, number][]>();
+  for (const { path, wantedMs, endedMs } of simulation.waits) {
+    if (endedMs <= wantedMs) continue;
+    const list = byPath.get(path);
+    if (list === undefined) byPath.set(path, [[wantedMs, endedMs]]);
+    else list.push([wantedMs, endedMs]);
+  }
+  const ns = (ms: number) => Math.round(ms * 1e6);
+  const waited = items.map(({ path }) => ns(lengthOf(joinIntervals(byPath.get(path) ?? []))));
+  return {
+    name,
+    waited,
+    total: waited.reduce((sum, one) => sum + one, 0),
+    blocked: ns(simulation.blockedMs),
+    done: ns(simulation.doneMs),
+    bytes: simulation.bytesWhenDone,
+  };
+}
+
 function readBytes(item: TraceItem): number {
   if (item.ranges === undefined) return item.sizeBytes ?? -1;
   return item.ranges.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
@@ -186,9 +221,6 @@ export function pageData(input: ReportInput): PageData {
     needed: curveOf(contents.flatMap(neededSteps)),
     arrivedBytes: arrivedCurve(contents),
     received: receivedCurve(tracer),
-    orders: orders.map(({ name, waitsNs }) => {
-      const waited = items.map(({ path }) => waitsNs.get(path) ?? 0);
-      return { name, total: waited.reduce((sum, ns) => sum + ns, 0), waited };
-    }),
+    orders: orders.map((order) => pageOrder(order, items)),
   };
 }

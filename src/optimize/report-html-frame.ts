@@ -59,6 +59,8 @@ export function showTime(page: Page, from: number, to: number): void {
   page.from = Math.max(0, Math.min(from, end - span));
   page.to = page.from + span;
   page.rows = rowsBetween(page.data, page.from, page.to);
+  // What the pointer stands on is another thing now.
+  page.note.hidden = true;
   for (const redraw of page.redraw) redraw();
 }
 
@@ -97,17 +99,17 @@ export function frameOf(page: Page, root: PageElement, height: number): Frame {
   const x = (ns: number) => ((ns - page.from) / span) * width;
   const picture = svg('svg', { width: full, height: height + top + bottom });
   const back = svg('g', {});
-  const ticks = ticksOf(page.from, page.to, Math.max(2, Math.floor(width / 110)));
+  const ticks = ticksOf(page.from, page.to, Math.max(3, Math.floor(width / 110)));
   const step = (ticks[1] ?? page.to) - (ticks[0] ?? page.from);
   for (const tick of ticks) {
     const at = left + x(tick);
+    const label = formatTick(tick, step);
+    // The last label may stand at the picture's edge, and is moved in by what would be cut off.
+    const room = Math.min(at, full - label.length * 3.7);
+    const place = { x: room, y: top + height + 17, 'text-anchor': 'middle' };
     back.append(
       svg('line', { class: 'grid', x1: at, x2: at, y1: top, y2: top + height }),
-      svg(
-        'text',
-        { class: 'tick', x: at, y: top + height + 17, 'text-anchor': 'middle' },
-        formatTick(tick, step),
-      ),
+      svg('text', { class: 'tick', ...place }, label),
     );
   }
   const y = top + height;

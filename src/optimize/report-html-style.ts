@@ -60,7 +60,7 @@ th, td { text-align: right; padding: 0 10px; white-space: nowrap; }
 .orders th, .orders td { padding: 4px 10px; }
 .orders th:first-child { text-align: left; padding-left: 0; font-weight: 400; }
 .orders thead th { color: var(--quiet); font-weight: 400; }
-.orders td.picture { width: 55%; padding: 4px 0; }
+.orders td.picture { width: 45%; padding: 4px 0; }
 .orders svg { display: block; width: 100%; height: 14px; }
 .scroll { max-height: 560px; overflow: auto; border: 1px solid var(--line); border-radius: 5px; }
 .files { min-width: 760px; }
@@ -75,6 +75,16 @@ th, td { text-align: right; padding: 0 10px; white-space: nowrap; }
 .files td.path { max-width: 0; width: 60%; min-width: 220px; overflow: hidden; text-overflow: ellipsis; font-family: ui-monospace, "SFMono-Regular", Menlo, "DejaVu Sans Mono", monospace; font-size: 12px; }
 .files tbody tr:hover { background: var(--hover); }
 #search { flex: 0 1 320px; padding: 4px 10px; }
+@media (max-width: 640px) {
+  main { padding: 20px 12px 40px; }
+  section { padding: 14px 12px; }
+  .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
+  .tiles dd { font-size: 20px; overflow-wrap: anywhere; }
+  .orders th, .orders td { padding: 4px 8px; }
+  .orders tr > :nth-child(3), .orders tr > :nth-child(4) { display: none; }
+  .orders th { white-space: normal; }
+  .orders td.picture { width: 30%; }
+}
 @media print {
   body { background: none; }
   main { max-width: none; padding: 0; }

@@ -1,6 +1,6 @@
 // In the page (see report-html-dom.ts): every file's wait before and after a reordering, as bars
 // above and below one line.
-import { type PageElement, type PagePointer, svg } from './report-html-dom.ts';
+import { html, type PageElement, type PagePointer, svg } from './report-html-dom.ts';
 import { type Page, showNote } from './report-html-frame.ts';
 import { formatNs, formatTick, ticksOf } from './report-html-scale.ts';
 
@@ -58,6 +58,10 @@ export class WaitsChart {
     const left = this.#left;
     this.#width = full - left - 16;
     const { up, down, columns } = this.#bars();
+    if (mostOf(up) + mostOf(down) === 0) {
+      this.#root.replaceChildren(html('p', {}, 'Nobody waits in either of them.'));
+      return;
+    }
     const [top, room] = [8, 200];
     // Both halves have one scale, and each as much room as its longest wait takes.
     const scale = room / Math.max(1, mostOf(up) + mostOf(down));
@@ -81,11 +85,7 @@ export class WaitsChart {
     picture.append(
       svg('path', { class: 'before', d: this.#path(up, pitch, middle, -scale) }),
       svg('path', { class: 'after', d: this.#path(down, pitch, middle, scale) }),
-      svg(
-        'text',
-        { class: 'tick', ...below },
-        'files, in the order in which they were first wanted',
-      ),
+      svg('text', { class: 'tick', ...below }, 'files in order of first access'),
     );
     this.#root.replaceChildren(picture);
   }

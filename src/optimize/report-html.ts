@@ -6,11 +6,12 @@
 // no `<`, and the page's own policy lets the browser run this script only and fetch nothing.
 import { createHash } from 'node:crypto';
 import { formatTime } from '../trace/time.ts';
-import { BYTES_FUNCTIONS } from './report-html-bytes.ts';
+import { BYTES_FUNCTIONS, bytesAt } from './report-html-bytes.ts';
 import {
   joinIntervals,
   lengthOf,
   type PageData,
+  type PageOrder,
   pageData,
   type ReportInput,
 } from './report-html-data.ts';
@@ -22,6 +23,7 @@ import { formatNs, formatSize, SCALE_FUNCTIONS } from './report-html-scale.ts';
 import { STYLE } from './report-html-style.ts';
 import { TABLE_FUNCTIONS } from './report-html-table.ts';
 import { WAITS_FUNCTIONS } from './report-html-waits.ts';
+import type { SimulationOptions } from './simulate.ts';
 
 export type { ReportInput, ReportOrder } from './report-html-data.ts';
 
@@ -159,33 +161,53 @@ ${data.received === null ? '<p>What the server sent was not recorded.</p>' : ''}
 </section>`;
 }
 
-/** Index of the order with the least waiting. */
-function bestOrder(data: PageData): number {
-  return data.orders.reduce(
-    (best, { total }, i) => (total < data.orders[best]!.total ? i : best),
-    0,
-  );
+/** Index of the order that is done first; of equal ones that with the least waiting. */
+function bestOrder({ orders }: PageData): number {
+  return orders.reduce((best, { done, total }, i) => {
+    const other = orders[best]!;
+    return done < other.done || (done === other.done && total < other.total) ? i : best;
+  }, 0);
 }
 
 function ordersTable(data: PageData): string {
-  const rows = [
-    { name: 'recorded run', total: sum(data.waited), kind: 'wait' },
-    ...data.orders.map(({ name, total }) => ({ name, total, kind: 'wanted' })),
-  ];
+  const recorded = {
+    name: 'recorded run',
+    total: sum(data.waited),
+    blocked: anyoneWaitedNs(data),
+    done: data.activeNs,
+    bytes: data.received === null ? undefined : bytesAt(data.received, data.activeNs),
+    kind: 'wait',
+  };
+  const rows = [recorded, ...data.orders.map((order) => ({ ...order, kind: 'wanted' }))];
   const most = rows.reduce((highest, { total }) => Math.max(highest, total), 0);
-  const first = data.orders[0]!;
-  const cells = rows.map(({ name, total, kind }, i) => {
+  const cells = rows.map(({ name, total, blocked, done, bytes, kind }) => {
     const width = most === 0 ? 0 : (total / most) * 100;
-    const change = i < 2 || first.total === 0 ? '' : percent(total, first.total);
-    return `<tr><th scope="row">${text(name)}</th><td>${text(formatNs(total))}</td><td>${change}</td><td class="picture"><svg aria-hidden="true"><rect class="${kind}" width="${width.toFixed(2)}%" height="100%" rx="2"/></svg></td></tr>`;
+    const bar = `<svg aria-hidden="true"><rect class="${kind}" width="${width.toFixed(2)}%" height="100%" rx="2"/></svg>`;
+    const values = [
+      formatNs(done),
+      bytes === undefined ? '–' : formatSize(bytes),
+      formatNs(blocked),
+      formatNs(total),
+    ];
+    return `<tr><th scope="row">${text(name)}</th>${values.map((value) => `<td>${value}</td>`).join('')}<td class="picture">${bar}</td></tr>`;
   });
   return `<table class="orders">
-<thead><tr><th scope="col">Order</th><th scope="col">Waited in all</th><th scope="col">of ${text(first.name)}</th><td></td></tr></thead>
+<thead><tr><th scope="col">Order</th><th scope="col">All read after</th><th scope="col">Received by then</th><th scope="col">Stood still</th><th scope="col">Readers waited</th><td></td></tr></thead>
 <tbody>${cells.join('\n')}</tbody>
 </table>`;
 }
 
-function ordersSection({ link }: ReportInput, data: PageData): string {
+/** `a line of 100 Mbit/s with a round trip of 150 ms` */
+function lineWords({ bytesPerSecond, roundTripMs, outOfOrder, warm }: SimulationOptions): string {
+  const mbits = Number(((bytesPerSecond * 8) / 1e6).toPrecision(4));
+  const more = [
+    outOfOrder === false ? ', without fetching out of order' : '',
+    warm === true ? ', over connections that are open' : '',
+  ];
+  return `a line of ${mbits} Mbit/s with a round trip of ${Number(roundTripMs.toPrecision(4))} ms${more.join('')}`;
+}
+
+function ordersSection({ line }: ReportInput, data: PageData): string {
   const first = data.orders[0];
   if (first === undefined) {
     return `<section>
@@ -194,14 +216,13 @@ function ordersSection({ link }: ReportInput, data: PageData): string {
 </section>`;
   }
   const best = data.orders[bestOrder(data)]!;
-  const on =
-    link === undefined
-      ? 'As simulated'
-      : `On a link of ${Number((link.bitsPerSecond / 1e6).toPrecision(4))} Mbit/s with a round trip of ${link.roundTripMs} ms`;
-  const saved =
-    best.total < first.total
-      ? `${text(best.name)} waits <strong>${formatNs(best.total)}</strong> in all where ${text(first.name)} waits <strong>${formatNs(first.total)}</strong>.`
-      : `no order waits less than ${text(first.name)}: <strong>${formatNs(first.total)}</strong>.`;
+  const on = line === undefined ? 'As simulated' : `On ${lineWords(line)}`;
+  const fares = ({ name, done, total }: PageOrder) =>
+    `in ${text(name)} the run has read everything after <strong>${formatNs(done)}</strong>, and its readers wait <strong>${formatNs(total)}</strong> in all`;
+  const found =
+    best === first
+      ? `${fares(first)}; no other order is faster.`
+      : `${fares(best)}; ${fares(first)}.`;
   const choice = (id: string, chosen: number) => {
     const options = ['recorded run', ...data.orders.map(({ name }) => name)].map(
       (name, i) =>
@@ -211,7 +232,7 @@ function ordersSection({ link }: ReportInput, data: PageData): string {
   };
   return `<section>
 <h2>Waits before and after reordering</h2>
-<p>${on}, ${saved} Orders are simulated; the recorded run was measured, on whatever link it had.</p>
+<p>${on}, ${found} Orders are simulated, from the request for the image; the recorded run was measured, on whatever line it had, from when it was mounted.</p>
 ${ordersTable(data)}
 <div class="bar-of-buttons"><label>above the line ${choice('order-before', 0)}</label> <label>below ${choice('order-after', bestOrder(data))}</label></div>
 <ul class="legend">
