@@ -237,8 +237,9 @@ test('a journal with any bytes changed is read up to there or refused', async (t
       const bytes = Buffer.concat([journal.subarray(0, at), put, journal.subarray(at + cut)]);
       try {
         const tracer = parseJournal(bytes, 'j');
-        // What recovery makes of it has to be readable again.
-        parseTracer(Buffer.from(formatTracer(tracer)), 'again');
+        t.true(tracer.recovered);
+        // What recovery makes of it has to be readable again, and the same.
+        t.deepEqual(parseTracer(Buffer.from(formatTracer(tracer)), 'again'), tracer);
       } catch (error) {
         if (!(error instanceof FirstlightError)) throw error;
       }
