@@ -5,6 +5,7 @@ import { Receiver, type ReceiverOptions } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import type { TransferStatus } from './control.ts';
 import type { IdleTimer } from './idle.ts';
+import { settleMemory } from './memory.ts';
 
 /** How often a transfer that nobody uses is looked at. */
 const LOOK_MS = 1000;
@@ -47,8 +48,13 @@ export class Transfers {
   }
 
   /** Opens a receiver for a mount; give it back with `release`. */
-  open(options: ReceiverOptions): Promise<Receiver> {
-    return Receiver.open(this.#store, options);
+  async open(options: ReceiverOptions): Promise<Receiver> {
+    const receiver = await Receiver.open(this.#store, options);
+    // What ends otherwise than well is told by `status` and the log.
+    if (receiver.progress().state !== 'complete') {
+      receiver.complete.then(settleMemory, () => undefined);
+    }
+    return receiver;
   }
 
   /** A mount has gone: its transfer goes on alone until all is there, or the server fails it. */

@@ -141,6 +141,8 @@ export interface NativeAddon {
   mount(source: string, target: string, type: string, flags: number, data: string): Promise<void>;
   /** umount2(2). */
   umount(target: string, flags: number): Promise<void>;
+  /** Gives memory that the C library keeps for later back to the kernel; some milliseconds on the thread pool. */
+  trimMemory(): Promise<void>;
   /** Kernel facts for `doctor`, read without mounting: opens /dev/fuse, nothing more. */
   probe(): { devFuse: boolean; error: string | undefined };
 }
