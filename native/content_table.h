@@ -35,6 +35,7 @@ struct Parked {
   uint32_t opcode = 0;
   uint32_t row = 0;
   uint32_t tid = 0;
+  uint32_t flags = 0;
   uint64_t fh = 0;
   uint64_t offset = 0;
   uint32_t bytes = 0;

@@ -27,7 +27,10 @@ void HandleTable::add(const std::shared_ptr<Handle>& handle) {
 std::shared_ptr<Handle> HandleTable::find(uint64_t fh) {
   std::lock_guard lock(mutex_);
   auto found = handles_.find(fh);
-  return found == handles_.end() ? nullptr : found->second;
+  if (found == handles_.end()) return nullptr;
+  // exec(2) closes no descriptor, so no FLUSH will come; it only maps privately.
+  if (found->second->exec) found->second->flushed = true;
+  return found->second;
 }
 
 void HandleTable::remove(uint64_t fh) {
@@ -48,7 +51,7 @@ void HandleTable::flushed(uint64_t fh, uint32_t tid) {
   std::shared_ptr<Handle> handle = find(fh);
   if (handle == nullptr || !handle->direct) return;
   // A child that closes what it inherited says nothing about its parent's descriptor.
-  if (tid != handle->tid && process_of(tid) != process_of(handle->tid)) return;
+  if (process_of(tid) != handle->process) return;
   std::lock_guard lock(mutex_);
   handle->flushed = true;
 }
@@ -77,8 +80,8 @@ bool HandleTable::passthrough_may_join(uint32_t row) {
   if (!unknown.empty()) transport_.about_to_block();
   for (const auto& handle : unknown) {
     // Descriptors first: one that is closed by now cannot become a mapping after the look at those.
-    if (may_have_open(handle->tid, row + 1)) return false;
-    SharedMapping seen = find_shared_mapping(handle->tid, row + 1);
+    if (may_have_open(handle->process, row + 1)) return false;
+    SharedMapping seen = find_shared_mapping(handle->process, row + 1);
     if (seen == SharedMapping::kUnknown) return false;
     std::lock_guard lock(mutex_);
     handle->mapping =

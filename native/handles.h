@@ -24,13 +24,16 @@ struct Handle {
   uint64_t fh = 0;
   uint32_t row = 0;
   uint32_t content = 0;
-  /** Thread that opened it. */
-  uint32_t tid = 0;
+  /** Process that opened it; 0 where it cannot be seen. */
+  uint32_t process = 0;
   /** Opened with FOPEN_DIRECT_IO. */
   bool direct = false;
+  /** Opened to be run: it has no descriptor, and its first READ says that the open has ended. */
+  bool exec = false;
 
   // Under the table's lock.
-  /** Its opener has closed a descriptor of it: what still holds the handle is a mapping. */
+  /** Its opener has closed a descriptor of it (or never had one): what still holds it is a mapping.
+   */
   bool flushed = false;
   enum class Mapping : uint8_t { kUnknown, kPrivate, kShared } mapping = Mapping::kUnknown;
 
@@ -47,7 +50,8 @@ class HandleTable {
 
   /** Adds a handle and names it (`fh`). */
   void add(const std::shared_ptr<Handle>& handle);
-  /** nullptr where there is none of that name. */
+  /** nullptr where there is none of that name. For a READ: notes it as the sign of life of an exec.
+   */
   std::shared_ptr<Handle> find(uint64_t fh);
   void remove(uint64_t fh);
   /** A FLUSH: the thread `tid` has closed a descriptor of the handle. */

@@ -16,6 +16,7 @@
 #include <chrono>
 
 #include "ops.h"
+#include "procfs.h"
 
 namespace firstlight {
 
@@ -26,6 +27,9 @@ constexpr uint64_t kFhEmpty = 0;
 constexpr uint64_t kFhPassthrough = 1;
 constexpr uint64_t kFhTable = 2;  // from here on: 2 + name in the handle table
 
+// The kernel's own mark (__FMODE_EXEC) on an open by execve(2); open(2) takes it from no program.
+constexpr uint32_t kOpenForExec = 0x20;
+
 /** What an answer needs of its request, whether it was parked or not. */
 struct Target {
   uint64_t unique;
@@ -33,6 +37,7 @@ struct Target {
   uint32_t row;
   uint32_t content;
   uint32_t tid;
+  uint32_t flags;  // of an OPEN
 };
 
 int reply_open(Session& session, const Target& t, uint64_t fh, uint32_t flags, int32_t backing) {
@@ -54,8 +59,10 @@ int open_handle(Session& session, const Target& t, bool direct, UniqueFd fd) {
   auto handle = std::make_shared<Handle>();
   handle->row = t.row;
   handle->content = t.content;
-  handle->tid = t.tid;
+  // A thread may be gone by the time its process' mappings are of interest.
+  if (direct) handle->process = process_of(t.tid);
   handle->direct = direct;
+  handle->exec = (t.flags & kOpenForExec) != 0;
   handle->fd = std::move(fd);
   handle->epoch = session.tree().table().epoch();
   session.handles().add(handle);
@@ -101,6 +108,7 @@ std::unique_ptr<Parked> make_parked(const Context& c, const Target& t) {
   parked->row = t.row;
   parked->content = t.content;
   parked->tid = t.tid;
+  parked->flags = t.flags;
   return parked;
 }
 
@@ -197,7 +205,7 @@ int op_open(const Context& c) {
   uint32_t flags = c.request.as<fuse_open_in>().flags;
   if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) return -EROFS;
   const fuse_in_header& header = *c.request.header;
-  Target t = {header.unique, c.request.lane, c.row(), c.toc().content_of(*file), header.pid};
+  Target t = {header.unique, c.request.lane, c.row(), c.toc().content_of(*file), header.pid, flags};
   Session& session = c.session;
   if (t.content == kNone) {
     reply_open(session, t, kFhEmpty, FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0);
@@ -231,7 +239,7 @@ int op_read(const Context& c) {
   uint64_t end = std::min({file->size, in.offset + in.size, in.offset + kMaxReply});
   uint32_t bytes = static_cast<uint32_t>(end - in.offset);
   const fuse_in_header& header = *c.request.header;
-  Target t = {header.unique, c.request.lane, c.row(), content, header.pid};
+  Target t = {header.unique, c.request.lane, c.row(), content, header.pid, 0};
   if (in.fh == kFhEmpty) return -EBADF;
   auto now = [&, fh = in.fh, offset = in.offset] {
     return read_now(session, t, fh, offset, bytes, c.scratch);
@@ -274,7 +282,7 @@ int op_interrupt(const Context& c) {
 }
 
 void complete(Session& session, const Parked& p, uint8_t* scratch) {
-  Target t = {p.unique, p.lane, p.row, p.content, p.tid};
+  Target t = {p.unique, p.lane, p.row, p.content, p.tid, p.flags};
   int result = -p.error;
   if (p.error == 0) {
     result = p.opcode == FUSE_OPEN ? open_complete(session, t)

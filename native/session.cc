@@ -202,9 +202,9 @@ Clock::time_point Session::sweep(uint8_t* scratch) {
     counters_.timeouts.fetch_add(1, std::memory_order_relaxed);
     parked->error = EIO;
     std::chrono::duration<double, std::milli> waited = Clock::now() - parked->since;
-    uint32_t content = parked->content;
+    // Before the reply: who hears of the error can ask for the reason.
+    events_->timed_out(parked->content, waited.count());
     finish(std::move(parked), scratch);
-    events_->timed_out(content, waited.count());
   }
   Clock::time_point next;
   bool watching = false;

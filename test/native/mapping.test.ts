@@ -196,6 +196,56 @@ for (const below of ['no overlay', 'overlayfs']) {
   });
 }
 
+for (const passthrough of [true, false]) {
+  test(`a program runs while it is arriving (${passthrough ? 'passthrough' : 'no passthrough'})`, async (t) => {
+    const bash = await readFile('/bin/bash');
+    t.true(bash.length > PART_BYTES, 'it has several parts');
+    const tree = new Tree();
+    tree.file('bin/bash', bash, { mode: 0o755 });
+    const fixture = await Fixture.make(t, tree);
+    const { points } = await fixture.mount({ passthrough });
+    const parts = Array.from({ length: Math.ceil(bash.length / PART_BYTES) }, (_, part) => part);
+    await fixture.arriveParts('bin/bash', parts.slice(1));
+    // By way of a shell: starting a program blocks this process until the program is loaded.
+    const bashes = () =>
+      fixture.start('sh', '-c', `exec ${points[0]}/bin/bash -c 'read line; echo "it runs: $line"'`);
+    const early = bashes();
+    await fixture.untilWaiting(1);
+    await fixture.arriveParts('bin/bash', [0]);
+    await fixture.completeParts('bin/bash');
+    const late = bashes();
+    for (const program of [late, early]) {
+      program.child.stdin!.end('now\n');
+      t.is((await program.end).code, 0, program.err);
+      t.is(program.out, 'it runs: now\n');
+    }
+    t.is((await fixture.stats()).passthroughOpens > 0, passthrough);
+  });
+}
+
+test('a file whose opener is a thread that has ended gets passthrough as well', async (t) => {
+  const { fixture, file, passthrough } = await world(t, 'no overlay');
+  const script = `import ctypes, mmap, os, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+def work():
+    fd = os.open(sys.argv[1], os.O_RDONLY)
+    assert libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0) not in (None, ctypes.c_void_p(-1).value)
+    os.close(fd)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print('mapped', flush=True)
+sys.stdin.read()`;
+  const holder = fixture.start('python3', '-c', script, file);
+  await holder.says('mapped');
+  await complete(fixture);
+  const other = await Actor.start(fixture);
+  await useWholly(t, other, file, 'shared');
+  t.is(await passthrough(), 1);
+});
+
 test('without passthrough, mappings of both kinds work before and after completion', async (t) => {
   const tree = new Tree();
   tree.file('large', LARGE);

@@ -192,6 +192,40 @@ test('an image without extended attributes lists none, and asks nothing for exec
   await t.throwsAsync(run('getfattr', ['-n', 'user.absent', `${points[0]}/x`]));
 });
 
+test('ACLs count for access, and are shown', async (t) => {
+  // user::rw- user:1234:r-- group::--- mask::r-- other::---  (version 2; tag, permissions, id)
+  const entries = [
+    [0x01, 6, 0xffffffff],
+    [0x02, 4, 1234],
+    [0x04, 0, 0xffffffff],
+    [0x10, 4, 0xffffffff],
+    [0x20, 0, 0xffffffff],
+  ];
+  const acl = Buffer.alloc(4 + entries.length * 8);
+  acl.writeUInt32LE(2);
+  for (const [i, [tag, permissions, id]] of entries.entries()) {
+    acl.writeUInt16LE(tag!, 4 + i * 8);
+    acl.writeUInt16LE(permissions!, 6 + i * 8);
+    acl.writeUInt32LE(id!, 8 + i * 8);
+  }
+  const tree = new Tree();
+  tree.file('guarded', 'secret', {
+    mode: 0o640,
+    xattrs: new Map([['system.posix_acl_access', acl]]),
+  });
+  const fixture = await Fixture.make(t, tree);
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true });
+  await run('chmod', ['755', fixture.dir]);
+  const path = `${points[0]}/guarded`;
+  const { stdout } = await run('getfacl', ['-n', '--absolute-names', path]);
+  t.true(stdout.includes('user:1234:r--\n'), stdout);
+  const as = (uid: number) =>
+    run('setpriv', ['--reuid', String(uid), '--regid', '77', '--clear-groups', 'cat', path]);
+  t.is((await as(1234)).stdout, 'secret');
+  await t.throwsAsync(as(1235), { message: /Permission denied/ });
+});
+
 test('a directory of 5000 entries is listed whole, once, in pieces of any size', async (t) => {
   const tree = new Tree();
   const names = Array.from(
