@@ -4,8 +4,9 @@ import { readFile } from 'node:fs/promises';
 import { parentPort, workerData } from 'node:worker_threads';
 import { zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import { Toc } from '../delta/toc.ts';
+import { filesOfToc } from '../delta/toc-files.ts';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
-import { type ImageFile, type ImageFiles, imageFiles } from '../optimize/match.ts';
+import type { ImageFiles } from '../optimize/match.ts';
 import { rankImage } from '../optimize/ranks.ts';
 import { formatTracer } from '../trace/format.ts';
 import { parseTracer } from '../trace/parse.ts';
@@ -53,28 +54,8 @@ function buffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
 }
 
-/** The regular files of an image; `contents` gets the content of each path. */
-function filesOf(image: ThreadImage, contents: Map<string, number>): ImageFiles {
-  const toc = new Toc(buffer(image.toc));
-  const digests = buffer(image.digests);
-  // Parents stand before their children.
-  const paths: string[] = [''];
-  const files: ImageFile[] = [];
-  for (let row = 1; row < toc.rows; row++) {
-    const parent = toc.parent(row);
-    const path = parent === 0 ? toc.name(row) : `${paths[parent]!}/${toc.name(row)}`;
-    if (toc.isDirectory(row)) paths[row] = path;
-    if (!toc.isFile(row)) continue;
-    const content = toc.content(row);
-    const sizeBytes = toc.size(row);
-    if (content < 0) files.push({ path, sizeBytes });
-    else {
-      contents.set(path, content);
-      const digest = digests.toString('hex', content * 32, content * 32 + 32);
-      files.push({ path, sizeBytes, digest });
-    }
-  }
-  return imageFiles(files);
+function filesOf(image: ThreadImage): ImageFiles {
+  return filesOfToc(new Toc(buffer(image.toc)), buffer(image.digests));
 }
 
 /** A stored trace, named so that its relation to the image is plain from its reference. */
@@ -89,23 +70,22 @@ function related({ relation, digest, data }: RelatedTrace, image: string): Trace
 }
 
 function rank({ image, others, traces }: TraceJob & { op: 'rank' }): MadeRanks {
-  const contents = new Map<string, number>();
-  const target = { digest: image.digest, image: TARGET, files: filesOf(image, contents) };
+  const toc = new Toc(buffer(image.toc));
   const indexed = new Map<string, ImageFiles>();
   const found = rankImage(
     traces.map((trace) => related(trace, image.digest)),
-    target,
+    { digest: image.digest, image: TARGET, files: filesOf(image) },
     (digest) => {
       const known = indexed.get(digest);
       const other = others.find((o) => o.digest === digest);
       if (known !== undefined || other === undefined) return known;
-      const files = filesOf(other, new Map());
+      const files = filesOf(other);
       indexed.set(digest, files);
       return files;
     },
   );
   const ranks = found.parts.map(({ path, part }) => ({
-    content: contents.get(path)!,
+    content: toc.content(toc.resolve(path)),
     ...(part === undefined ? {} : { part }),
   }));
   return { data: packRanks(ranks), count: ranks.length, runs: found.runs };
