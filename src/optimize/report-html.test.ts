@@ -5,7 +5,8 @@ import test from 'ava';
 import fc from 'fast-check';
 import { fromText } from '../image/tree.ts';
 import type { TraceItem, Tracer } from '../trace/tracer.ts';
-import { type ReportInput, renderReport, SCRIPT } from './report-html.ts';
+import { imageFiles } from './match.ts';
+import { type ReportInput, renderReport, reportInput, SCRIPT } from './report-html.ts';
 import {
   joinIntervals,
   lengthOf,
@@ -183,11 +184,48 @@ test('the page says what the orders save', (t) => {
   );
   t.regex(
     page,
-    /in merged order the run has read everything after 600 ms, and its readers wait 100 ms in all; in tree order the run has read everything after 900 ms/,
+    /in merged order the run has read everything after 600 ms, having stood still for 100 ms; in tree order the run has read everything after 900 ms/,
   );
   const worse = words(renderReport({ ...input, orders: input.orders!.toReversed() }));
   t.regex(worse, /in merged order the run has read .*; no other order is faster/);
   t.regex(renderReport({ tracer: input.tracer }), /No other order was simulated/);
+});
+
+test('a page from all traces at hand: runs of its own image are counted, orders are simulated', (t) => {
+  const digest = `sha256:${'ab'.repeat(32)}`;
+  const run = tracer([item('a', 1), item('b', 2)], { digest });
+  const others = [
+    run,
+    tracer([item('b', 1), item('b', 2)], { digest }),
+    tracer([item('b', 1)], { image: 'other:1' }),
+  ];
+  const alone = reportInput(run, others);
+  t.deepEqual(alone.runs, {
+    total: 2,
+    byPath: new Map([
+      ['a', 1],
+      ['b', 2],
+    ]),
+  });
+  t.is(alone.orders, undefined);
+  t.is(reportInput(run, []).runs, undefined);
+  const files = ['a', 'b', 'c'].map((path) => ({
+    path,
+    sizeBytes: 900_000,
+    digest: path.repeat(64),
+  }));
+  const { orders, line } = reportInput(run, others, {
+    target: { digest, image: 'a:1', files: imageFiles(files.reverse()) },
+    layout: { headerBytes: 1000, ratio: 0.5 },
+    line: { bytesPerSecond: 1e6, roundTripMs: 10 },
+  });
+  t.is(line?.roundTripMs, 10);
+  t.deepEqual(
+    orders?.map(({ name }) => name),
+    ['tree order', 'size order', 'recorded order', 'merged order'],
+  );
+  // The tree begins with what nobody reads.
+  t.true(orders![3]!.simulation.doneMs < orders![0]!.simulation.doneMs);
 });
 
 test('an empty trace, lost events and a recovered one are said in words', (t) => {

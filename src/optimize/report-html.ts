@@ -26,6 +26,7 @@ import { WAITS_FUNCTIONS } from './report-html-waits.ts';
 import type { SimulationOptions } from './simulate.ts';
 
 export type { ReportInput, ReportOrder } from './report-html-data.ts';
+export { reportInput } from './report-html-input.ts';
 
 /** The page's script. Functions refer to each other by name, so their order is of no matter. */
 export const SCRIPT = [
@@ -161,11 +162,11 @@ ${data.received === null ? '<p>What the server sent was not recorded.</p>' : ''}
 </section>`;
 }
 
-/** Index of the order that is done first; of equal ones that with the least waiting. */
+/** Index of the order that is done first; of equal ones that in which the run stands still least. */
 function bestOrder({ orders }: PageData): number {
-  return orders.reduce((best, { done, total }, i) => {
+  return orders.reduce((best, { done, blocked }, i) => {
     const other = orders[best]!;
-    return done < other.done || (done === other.done && total < other.total) ? i : best;
+    return done < other.done || (done === other.done && blocked < other.blocked) ? i : best;
   }, 0);
 }
 
@@ -179,20 +180,20 @@ function ordersTable(data: PageData): string {
     kind: 'wait',
   };
   const rows = [recorded, ...data.orders.map((order) => ({ ...order, kind: 'wanted' }))];
-  const most = rows.reduce((highest, { total }) => Math.max(highest, total), 0);
+  const most = rows.reduce((highest, { blocked }) => Math.max(highest, blocked), 0);
   const cells = rows.map(({ name, total, blocked, done, bytes, kind }) => {
-    const width = most === 0 ? 0 : (total / most) * 100;
+    const width = most === 0 ? 0 : (blocked / most) * 100;
     const bar = `<svg aria-hidden="true"><rect class="${kind}" width="${width.toFixed(2)}%" height="100%" rx="2"/></svg>`;
     const values = [
       formatNs(done),
       bytes === undefined ? '–' : formatSize(bytes),
-      formatNs(blocked),
       formatNs(total),
+      formatNs(blocked),
     ];
     return `<tr><th scope="row">${text(name)}</th>${values.map((value) => `<td>${value}</td>`).join('')}<td class="picture">${bar}</td></tr>`;
   });
   return `<table class="orders">
-<thead><tr><th scope="col">Order</th><th scope="col">All read after</th><th scope="col">Received by then</th><th scope="col">Stood still</th><th scope="col">Readers waited</th><td></td></tr></thead>
+<thead><tr><th scope="col">Order</th><th scope="col">All read after</th><th scope="col">Received by then</th><th scope="col">Readers waited</th><th scope="col">Stood still</th><td></td></tr></thead>
 <tbody>${cells.join('\n')}</tbody>
 </table>`;
 }
@@ -217,8 +218,8 @@ function ordersSection({ line }: ReportInput, data: PageData): string {
   }
   const best = data.orders[bestOrder(data)]!;
   const on = line === undefined ? 'As simulated' : `On ${lineWords(line)}`;
-  const fares = ({ name, done, total }: PageOrder) =>
-    `in ${text(name)} the run has read everything after <strong>${formatNs(done)}</strong>, and its readers wait <strong>${formatNs(total)}</strong> in all`;
+  const fares = ({ name, done, blocked }: PageOrder) =>
+    `in ${text(name)} the run has read everything after <strong>${formatNs(done)}</strong>, having stood still for <strong>${formatNs(blocked)}</strong>`;
   const found =
     best === first
       ? `${fares(first)}; no other order is faster.`

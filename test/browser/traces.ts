@@ -1,8 +1,7 @@
 // Traces as runs of real services look, of any size, and always the same.
 import { imageFiles } from '../../src/optimize/match.ts';
 import type { RankTarget } from '../../src/optimize/ranks.ts';
-import type { ReportInput, ReportOrder } from '../../src/optimize/report-html.ts';
-import { simulateOrders } from '../../src/optimize/simulate.ts';
+import { type ReportInput, reportInput } from '../../src/optimize/report-html.ts';
 import type { TraceItem, Tracer } from '../../src/trace/tracer.ts';
 
 const IMAGE = 'registry.example/team/service:1.2.3';
@@ -73,21 +72,6 @@ function imageOf(items: readonly TraceItem[]): RankTarget {
   return { digest: DIGEST, image: IMAGE, files: imageFiles(files) };
 }
 
-/** What the simulator makes of the run under every order. */
-function ordersOf(tracer: Tracer): ReportOrder[] {
-  const orders = simulateOrders({
-    tracer,
-    tracers: [tracer],
-    target: imageOf(tracer.seq),
-    layout: { headerBytes: 40_000, ratio: 0.4 },
-    line: LINE,
-  });
-  return Object.entries(orders).map(([name, simulation]) => ({
-    name: `${name} order`,
-    simulation,
-  }));
-}
-
 /** A run of `count` files; with what the simulator says of it, unless told otherwise. */
 export function reportOf(count: number, simulated = true): ReportInput {
   const random = numbers(count + 7);
@@ -107,9 +91,7 @@ export function reportOf(count: number, simulated = true): ReportInput {
       bytes: i * 310_000,
     })),
   };
-  return {
-    tracer,
-    ...(simulated ? { orders: ordersOf(tracer), line: LINE } : {}),
-    runs: { total: 5, byPath: runs },
-  };
+  const image = { target: imageOf(seq), layout: { headerBytes: 40_000, ratio: 0.4 }, line: LINE };
+  const input = simulated ? reportInput(tracer, [], image) : reportInput(tracer, []);
+  return { ...input, runs: { total: 5, byPath: runs } };
 }
