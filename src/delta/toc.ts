@@ -5,6 +5,11 @@ import { CONTENT, HEADER, NONE, PART_BYTES, partsOf, ROW } from './toc-layout.ts
 
 const S_IFMT = 0o170000;
 
+/** A u64 below 2^53. Not by way of BigInt, which is made on the heap: a large image asks half a million times. */
+function u64(bytes: Buffer, at: number): number {
+  return bytes.readUInt32LE(at) + bytes.readUInt32LE(at + 4) * 2 ** 32;
+}
+
 /** Reads a flat TOC in place. The bytes must have passed `checkToc`, or come from `buildToc`. */
 export class Toc {
   readonly bytes: Buffer;
@@ -79,7 +84,7 @@ export class Toc {
   }
   /** st_size in bytes. */
   size(row: number): number {
-    return Number(this.bytes.readBigUInt64LE(this.#at(row, ROW.size)));
+    return u64(this.bytes, this.#at(row, ROW.size));
   }
   parent(row: number): number {
     return this.#u32(row, ROW.parent);
@@ -177,9 +182,7 @@ export class Toc {
 
   /** Bytes of a content; never 0. */
   contentSize(content: number): number {
-    return Number(
-      this.bytes.readBigUInt64LE(this.#contents + content * CONTENT.bytes + CONTENT.size),
-    );
+    return u64(this.bytes, this.#contents + content * CONTENT.bytes + CONTENT.size);
   }
   /** Number of the content's first part. */
   firstPart(content: number): number {
