@@ -67,9 +67,10 @@ export class ContentStore {
   readonly #writers = new Lanes(WRITERS);
   /** Every content that is verified and on disk, durable or not. */
   readonly #present = new DigestSet();
-  /** Verified contents in incoming/, with their sizes in bytes. */
-  readonly #pending = new Map<string, number>();
-  #pendingBytes = 0;
+  /** Verified contents in incoming/. */
+  readonly #pending = new DigestSet();
+  /** Bytes put since the last flush began. */
+  #unflushedBytes = 0;
   /** Contents being written, so that a second image does not take a half-written file for whole. */
   readonly #writing = new Map<string, Promise<void>>();
   /** Contents being removed; a write of the same one waits for the unlink. */
@@ -158,10 +159,11 @@ export class ContentStore {
   }
 
   #add(hex: string, bytes: number): void {
-    if (!this.#present.add(Buffer.from(hex, 'hex'))) return;
-    this.#pending.set(hex, bytes);
-    this.#pendingBytes += bytes;
-    if (this.#pendingBytes >= DURABLE_BYTES) this.#flushSoon(0);
+    const digest = Buffer.from(hex, 'hex');
+    if (!this.#present.add(digest)) return;
+    this.#pending.add(digest);
+    this.#unflushedBytes += bytes;
+    if (this.#unflushedBytes >= DURABLE_BYTES) this.#flushSoon(0);
     else this.#flushSoon(DURABLE_MS);
   }
 
@@ -211,24 +213,23 @@ export class ContentStore {
     if (this.#pending.size === 0) return;
     this.#flushing = true;
     try {
-      await this.#flushBatch([...this.#pending.keys()]);
+      await this.#flushBatch([...this.#pending.values()]);
     } finally {
       this.#flushing = false;
     }
   }
 
-  async #flushBatch(batch: string[]): Promise<void> {
+  async #flushBatch(batch: Buffer[]): Promise<void> {
+    this.#unflushedBytes = 0;
     await this.#io.syncfs(this.#layout.root);
     for (let at = 0; at < batch.length; at += RENAME_BATCH) {
-      const some = batch.slice(at, at + RENAME_BATCH).filter((hex) => this.#pending.has(hex));
-      await this.#io.renameFiles(
-        this.#layout.root,
-        some.map((hex) => [`incoming/${hex}`, `content/${hex.slice(0, 2)}/${hex.slice(2)}`]),
-      );
-      for (const hex of some) {
-        this.#pendingBytes -= this.#pending.get(hex) ?? 0;
-        this.#pending.delete(hex);
-      }
+      const some = batch.slice(at, at + RENAME_BATCH).filter((digest) => this.#pending.has(digest));
+      const pairs = some.map((digest): [string, string] => {
+        const hex = digest.toString('hex');
+        return [`incoming/${hex}`, `content/${hex.slice(0, 2)}/${hex.slice(2)}`];
+      });
+      await this.#io.renameFiles(this.#layout.root, pairs);
+      for (const digest of some) this.#pending.delete(digest);
     }
   }
 
@@ -261,8 +262,9 @@ export class ContentStore {
 
   /** Where a content's bytes are now, or undefined where the store has it not. */
   path(hex: string): string | undefined {
-    if (this.#pending.has(hex)) return this.#layout.incomingFile(hex);
-    return this.has(Buffer.from(hex, 'hex')) ? this.#layout.contentFile(hex) : undefined;
+    const digest = Buffer.from(hex, 'hex');
+    if (this.#pending.has(digest)) return this.#layout.incomingFile(hex);
+    return this.has(digest) ? this.#layout.contentFile(hex) : undefined;
   }
 
   /** Every content as 64 hex digits. */
@@ -316,9 +318,9 @@ export class ContentStore {
     while (this.#flushing) await this.#durable;
     const path = this.path(hex);
     if (path === undefined || !still()) return false;
-    this.#present.delete(Buffer.from(hex, 'hex'));
-    this.#pendingBytes -= this.#pending.get(hex) ?? 0;
-    this.#pending.delete(hex);
+    const digest = Buffer.from(hex, 'hex');
+    this.#present.delete(digest);
+    const wasPending = this.#pending.delete(digest);
     const removing = remove(path);
     this.#removing.set(hex, removing);
     try {
@@ -326,7 +328,8 @@ export class ContentStore {
     } catch (error) {
       // ENOENT: someone cleaned by hand; gone is what was wanted. Else it is still there: book it.
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') {
-        this.#present.add(Buffer.from(hex, 'hex'));
+        this.#present.add(digest);
+        if (wasPending) this.#pending.add(digest);
         throw error;
       }
     } finally {
