@@ -99,7 +99,7 @@ class TocChecker {
     uint64_t total = 0;
     for (uint32_t i = 0; i < toc_.contents(); i++) {
       const TocContent& c = toc_.contents_[i];
-      if (c.size == 0 || c.size > uint64_t{1} << 50) return fail("content size", i);
+      if (c.size == 0 || c.size > uint64_t{1} << 53) return fail("content size", i);
       if (c.first_part != parts) return fail("first part of a content", i);
       if (c.first_row >= toc_.rows()) return fail("first row of a content", i);
       parts += (c.size + kPartBytes - 1) / kPartBytes;
@@ -146,7 +146,7 @@ class TocChecker {
     if ((r.mode & ~(uint32_t{S_IFMT} | 07777)) != 0) return fail("mode", row);
     if (row == 0 && type != S_IFDIR) return fail("the root is no directory", row);
     if (r.mtime_nsec >= 1000000000) return fail("nanoseconds", row);
-    if (r.size > uint64_t{1} << 50) return fail("size", row);
+    if (r.size > uint64_t{1} << 53) return fail("size", row);
     if (r.nlink == 0) return fail("link count", row);
     switch (type) {
       case S_IFDIR:
