@@ -29,6 +29,12 @@ const LINES = [
   'ls',
   'gc --all',
   'daemon --idle 5s --root /tmp/x',
+  'trace ls --reported',
+  'trace show 2026 --json',
+  'trace export a b --as merged --format csv -o x.csv',
+  'trace report --wait --token-file t',
+  'trace report a --html x.html --bandwidth 20mbit --rtt 150ms',
+  'optimize simulate a --in-order --warm --image b:2 --all',
 ];
 
 for (const line of LINES) {

@@ -54,7 +54,11 @@ export const GLOBAL_FLAGS: FlagSpec[] = [
 ];
 
 /** Words that are no command of their own but hold some. */
-export const GROUPS: Record<string, string> = { image: 'images of a delta server' };
+export const GROUPS: Record<string, string> = {
+  image: 'images of a delta server',
+  trace: 'what containers read, and when',
+  optimize: 'what an order of the contents does to a run',
+};
 
 const IMAGE: ArgumentSpec = { name: 'NAME:TAG', text: 'image of the server', required: true };
 const WAIT: FlagSpec = { name: 'wait', text: 'return when every byte has arrived' };
@@ -79,12 +83,28 @@ const MOUNT_SETTINGS: SettingKey[] = [
   'idle',
 ];
 
+const ONE_TRACE: ArgumentSpec = {
+  name: 'TRACE',
+  text: 'id, start of an id, or a file; the newest where not given',
+  required: false,
+};
+const TRACES: ArgumentSpec = {
+  name: 'TRACE',
+  text: 'ids, starts of ids, files or directories; all of this worker where not given',
+  required: false,
+  variadic: true,
+};
+const LINE: FlagSpec[] = [
+  { name: 'bandwidth', placeholder: 'RATE', text: 'bandwidth to predict for (default: 100mbit)' },
+  { name: 'rtt', placeholder: 'TIME', text: 'round trip to predict for (default: 50ms)' },
+];
+
 export const COMMANDS: CommandSpec[] = [
   {
     path: ['serve'],
     text: 'serve images to workers',
     arguments: [],
-    settings: ['data', 'listen', 'rate', 'registry-login'],
+    settings: ['data', 'listen', 'rate', 'registry-login', 'token-file'],
     flags: [],
     examples: [
       'firstlight serve --data /srv/firstlight',
@@ -102,7 +122,7 @@ export const COMMANDS: CommandSpec[] = [
         required: true,
       },
     ],
-    settings: ['data', 'platform'],
+    settings: ['data', 'platform', 'token-file'],
     flags: [{ name: 'name', placeholder: 'NAME:TAG', text: 'name it gets on the server' }],
     examples: [
       'firstlight image add docker://registry.example.com/shop/redis:7',
@@ -133,7 +153,7 @@ export const COMMANDS: CommandSpec[] = [
     path: ['image', 'rm'],
     text: 'remove images from the server',
     arguments: [{ ...IMAGE, variadic: true }],
-    settings: ['data', 'platform'],
+    settings: ['data', 'platform', 'token-file'],
     flags: [],
     examples: ['firstlight image rm redis:6 redis:7'],
     load: () => import('./commands/image-rm.ts'),
@@ -204,6 +224,84 @@ export const COMMANDS: CommandSpec[] = [
       'firstlight status --json',
     ],
     load: () => import('./commands/status.ts'),
+  },
+  {
+    path: ['trace', 'ls'],
+    text: 'list the recorded runs of this worker',
+    arguments: [],
+    settings: [],
+    flags: [{ name: 'reported', text: 'those that the server has instead' }],
+    examples: ['firstlight trace ls', 'firstlight trace ls --reported --json'],
+    load: () => import('./commands/trace-ls.ts'),
+  },
+  {
+    path: ['trace', 'show'],
+    text: 'show what a run read, when, and how long it waited',
+    arguments: [ONE_TRACE],
+    settings: [],
+    flags: [],
+    examples: ['firstlight trace show', 'firstlight trace show 20260131T0815 --json'],
+    load: () => import('./commands/trace-show.ts'),
+  },
+  {
+    path: ['trace', 'export'],
+    text: 'write runs, or what they say together, as JSON or CSV',
+    arguments: [TRACES],
+    settings: [],
+    flags: [
+      { name: 'format', placeholder: 'FORMAT', text: 'json or csv (default: json)' },
+      {
+        name: 'as',
+        placeholder: 'KIND',
+        text: 'trace: one run as it is; runs: groups of single runs; merged: groups with repeated runs merged (default: trace for one, merged for several)',
+      },
+      { name: 'output', short: 'o', placeholder: 'FILE', text: 'write there, not to stdout' },
+    ],
+    examples: [
+      'firstlight trace export 20260131T0815 --format csv -o run.csv',
+      'firstlight trace export --as merged -o collection.json',
+    ],
+    load: () => import('./commands/trace-export.ts'),
+  },
+  {
+    path: ['trace', 'report'],
+    text: 'send runs to the server, which orders later transfers by them',
+    arguments: [TRACES],
+    settings: ['token-file'],
+    flags: [
+      { name: 'wait', text: 'return when the new order is in force' },
+      { name: 'html', placeholder: 'FILE', text: 'send nothing; draw one run as a web page' },
+      ...LINE,
+    ],
+    examples: [
+      'firstlight trace report',
+      'firstlight trace report ./traces/redis.json --wait',
+      'firstlight trace report --html report.html 20260131T0815',
+    ],
+    load: () => import('./commands/trace-report.ts'),
+  },
+  {
+    path: ['optimize', 'simulate'],
+    text: 'predict when each wait of a run would end under other orders',
+    arguments: [ONE_TRACE],
+    settings: [],
+    flags: [
+      ...LINE,
+      { name: 'in-order', text: 'a worker that fetches nothing beside the stream' },
+      { name: 'warm', text: 'over connections that have been in use' },
+      {
+        name: 'image',
+        placeholder: 'NAME:TAG',
+        text: 'as if the run had been of this image, another version of it',
+      },
+      { name: 'all', text: 'show files that are not waited for, too' },
+    ],
+    examples: [
+      'firstlight optimize simulate',
+      'firstlight optimize simulate 20260131T0815 --bandwidth 20mbit --rtt 150ms',
+      'firstlight optimize simulate ./traces/redis.json --image redis:7.2 --json',
+    ],
+    load: () => import('./commands/optimize-simulate.ts'),
   },
   {
     path: ['gc'],

@@ -105,6 +105,11 @@ export const SETTINGS = {
     text: "let every client pull with the server's own docker login",
     default: 'false',
   },
+  'token-file': {
+    type: 'path',
+    placeholder: 'FILE',
+    text: 'file with the token that a server wants for changes',
+  },
   log: {
     type: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
     placeholder: 'LEVEL',

@@ -22,6 +22,7 @@ import type { Context } from '../context.ts';
 import { namedPlatform } from '../mount-request.ts';
 import { formatBytes, shortDigest } from '../print.ts';
 import { askServer, connectionError } from '../server-client.ts';
+import { tokenHeader, warnOfPlainText } from '../token.ts';
 import { type Upload, uploadFile, uploadLayout } from '../upload.ts';
 
 /** Shows an intake: a bar on a terminal, lines of JSON for programs, else nothing. */
@@ -88,20 +89,12 @@ async function uploadOf(source: Source): Promise<Upload | undefined> {
   }
 }
 
-/** A login travels to the server with the request. */
-function warnOfPlainText(context: Context, registry: string): void {
-  const server = new URL(context.settings.text('server'));
-  const local = /^(localhost|127\.|\[::1\])/.test(server.hostname);
-  if (server.protocol === 'https:' || local) return;
-  context.note(`firstlight: the login for ${registry} goes to ${server.host} unencrypted`);
-}
-
 async function headersOf(context: Context, source: Source): Promise<Record<string, string>> {
   if (source.kind !== 'registry') return { 'content-type': 'application/octet-stream' };
   const { readDockerAuth } = await import('../../image/docker-config.ts');
   const auth = await readDockerAuth(source.reference.registry);
   if (auth === undefined) return {};
-  warnOfPlainText(context, source.reference.registry);
+  warnOfPlainText(context, `the login for ${source.reference.registry}`);
   const { username, password, identityToken, registryToken } = auth;
   const login: RegistryAuth = {
     ...(username === undefined ? {} : { username }),
@@ -149,7 +142,7 @@ async function addByServer(
     const body = await askServer(server, API.images, {
       method: 'POST',
       query: queryOf(source, name, platform),
-      headers: await headersOf(context, source),
+      headers: { ...(await headersOf(context, source)), ...(await tokenHeader(context)) },
       ...(upload === undefined ? {} : { body: upload.stream.pipe(counter) }),
       signal: context.signal,
     });

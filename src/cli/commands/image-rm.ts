@@ -3,6 +3,7 @@ import { API } from '../../delta/protocol.ts';
 import type { Context } from '../context.ts';
 import { checkImage, namedPlatform } from '../mount-request.ts';
 import { askServer, imagePath } from '../server-client.ts';
+import { tokenHeader } from '../token.ts';
 
 async function remove(context: Context, name: string): Promise<void> {
   const data = context.settings.optional('data');
@@ -14,6 +15,7 @@ async function remove(context: Context, name: string): Promise<void> {
   }
   const body = await askServer(context.settings.text('server'), imagePath(API.images, name), {
     method: 'DELETE',
+    headers: await tokenHeader(context),
     ...(platform === undefined ? {} : { query: { platform } }),
     signal: context.signal,
   });

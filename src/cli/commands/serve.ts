@@ -3,15 +3,18 @@ import { once } from 'node:events';
 import { parseRate } from '../../serve/rate.ts';
 import { startServer } from '../../serve/server.ts';
 import type { Context } from '../context.ts';
+import { readToken } from '../token.ts';
 
 export async function run(context: Context): Promise<undefined> {
   const { settings, signal } = context;
   const dataDir = settings.text('data');
   const rateBitsPerSecond = parseRate(settings.text('rate'));
+  const token = await readToken(settings);
   const server = await startServer({
     dataDir,
     listen: settings.text('listen'),
     registryLogin: settings.flag('registry-login'),
+    ...(token === undefined ? {} : { token }),
     ...(rateBitsPerSecond === undefined ? {} : { rateBitsPerSecond }),
   });
   if (context.json) context.printJson({ url: server.url, pid: process.pid });
