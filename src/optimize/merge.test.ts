@@ -207,6 +207,21 @@ test('sessions end where an image comes again; repeated groups stay interleaved'
   t.deepEqual(keys(group!), ['0|d0', '0|d1', '0|d2', '1|w0', '0|d3', '1|w1']);
 });
 
+test('in a group, what few runs saw comes last of all images; within one its own order stands', (t) => {
+  const at = (path: string, ms: number) => ({ path, layer: 0, accessNs: ms * 1e6, waitNs: 0 });
+  const run = (image: string, startS: number, seq: ReturnType<typeof at>[]) =>
+    runOf(seq, { image, group: 'g', startS });
+  const runs = [
+    // a before b in two of three runs, though the median of its times is later.
+    run('x:1', 0, [at('a', 10), at('b', 11)]),
+    run('x:1', 100, [at('a', 1000), at('b', 1001)]),
+    run('x:1', 200, [at('b', 0), at('rare', 1), at('c', 2), at('a', 1005)]),
+    run('y:1', 0, [at('late', 5000)]),
+  ];
+  const [group] = mergedGroups(runs);
+  t.deepEqual(keys(group!), ['0|a', '0|b', '1|late', '0|rare', '0|c']);
+});
+
 test('a collection is read back as it was written, and Starlight reads its keys', (t) => {
   const runs = [
     runOf(['a', 'caf\xe9', large('big', 3, [2, 0])], {

@@ -40,6 +40,9 @@ test('the nearest version wins, and a file that both images have is no other ver
   const from = filesOf({ 'lib/libx.so.3': 'a', 'lib/libx.so.7': 'b' });
   const to = filesOf({ 'lib/libx.so.3': 'a', 'lib/libx.so.9': 'c', 'lib/libx.so.20': 'd' });
   t.is(new Matcher(from, to).find('lib/libx.so.7')!.file.path, 'lib/libx.so.9');
+  // Nearer to 4 than 9 is the 3 that both have.
+  const older = filesOf({ 'lib/libx.so.3': 'a', 'lib/libx.so.4': 'b' });
+  t.is(new Matcher(older, to).find('lib/libx.so.4')!.file.path, 'lib/libx.so.9');
   t.is(new Matcher(undefined, to).find('lib/libx.so.4')!.file.path, 'lib/libx.so.3');
   const long = '9'.repeat(400);
   t.is(new Matcher(from, to).find(`lib/libx.so.${long}`)!.how, 'version');
@@ -93,6 +96,25 @@ test('runs of another version order an image that was never traced', (t) => {
   const ranks = rankImage(runs, target, (digest) => (digest === digestOf('1') ? old : undefined));
   t.deepEqual(names(ranks), ['version lib/libx.so.2', 'version new/place', 'version bin/app']);
   t.deepEqual(ranks.matched, { path: 1, version: 1, content: 1, missing: 0 });
+});
+
+test('the newest 32 runs count, all alike', (t) => {
+  const files = filesOf({ a: 'a', b: 'b', c: 'c' });
+  const rank = (orders: string[][]) => {
+    const runs = orders.map((order, startS) => runOf(order, { startS }));
+    return names(rankImage(runs, { digest: digestOf('1'), image: 'app:1', files }));
+  };
+  t.deepEqual(
+    rank([
+      ['a', 'b'],
+      ['a', 'b'],
+      ['b', 'a', 'c'],
+    ]),
+    ['own a', 'own b', 'own c'],
+  );
+  const old = Array.from({ length: 60 }, () => ['c', 'b', 'a']);
+  const now = Array.from({ length: 32 }, () => ['a', 'b']);
+  t.deepEqual(rank([...old, ...now]), ['own a', 'own b']);
 });
 
 test('own runs lead, other versions follow', (t) => {

@@ -137,6 +137,19 @@ test('by hand: against the order, the stream has to end first unless it is overt
   t.true(fetched.doneMs > 2000 && fetched.doneMs <= 3100, `${fetched.doneMs}`);
 });
 
+test('by hand: a fetch takes a round trip, and one more where its connection is new', (t) => {
+  const names = Array.from({ length: 30 }, (_, at) => `f${at}`);
+  const layout = { ...framed(names), headerBytes: 1, frames: names.map(() => 100) };
+  // Windows never fill with so little, and the fetched frame has half of the line for itself.
+  const fetch = (warm: boolean) => {
+    const line = { bytesPerSecond: 1000, roundTripMs: 400, warm };
+    const [wait] = simulate(layout, wantsOf(runOf(['f29'])), line).waits;
+    return wait!.endedMs - wait!.wantedMs;
+  };
+  t.true(fetch(true) >= 500 && fetch(true) <= 700, `${fetch(true)}`);
+  t.true(Math.abs(fetch(false) - fetch(true) - 400) <= 100, `${fetch(false)}`);
+});
+
 test('waits of the recorded run are taken out, its own work is kept', (t) => {
   const want = (accessNs: number, waitNs: number) => ({ path: 'x', accessNs, waitNs });
   // Work 10 ms, wait 50, work 20, wait 5 in one thread and, begun within it, 15 in another.

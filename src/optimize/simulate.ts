@@ -57,8 +57,6 @@ export interface Simulation {
 const WANTS_MAX = 1_000_000;
 /** Frames fetched at a time. */
 const FETCHES = 4;
-/** How often a wait for a frame that the stream should bring soon is looked at again. */
-const RECHECK_MS = 250;
 
 /** The wants of a run: each file, or each part of a large one that was read, once. */
 export function wantsOf(tracer: Tracer): Want[] {
@@ -86,8 +84,7 @@ export function workBeforeMs(wants: readonly Want[]): number[] {
   let workNs = 0;
   return wants.map(({ accessNs, waitNs }) => {
     // Within a wait that is under way, the run stands where that wait began.
-    const openNs = Math.max(0, waitedUntilNs - accessNs);
-    workNs = Math.max(workNs, accessNs - (blockedNs - openNs));
+    workNs = Math.max(workNs, accessNs - blockedNs);
     const end = Math.max(waitedUntilNs, accessNs + waitNs);
     blockedNs += end - Math.max(waitedUntilNs, accessNs);
     waitedUntilNs = end;
@@ -169,11 +166,9 @@ class Transfer {
     const { outOfOrder = true, roundTripMs } = this.#options;
     if (!outOfOrder || !this.isMissing(frame) || this.#asked.has(frame)) return;
     const aheadBytes = this.#offsets[frame]! - (this.#offsets[this.#nextOfStream] ?? 0);
-    // As the worker decides: both would have to bring the frame itself.
-    if (aheadBytes / this.#line.bytesPerMs(this.#stream) <= roundTripMs) {
-      this.clock.after(RECHECK_MS, () => this.#hurry(frame));
-      return;
-    }
+    // As the worker decides: both would have to bring the frame itself. It looks again from time to
+    // time, which matters where a stream stalls; here none does.
+    if (aheadBytes / this.#line.bytesPerMs(this.#stream) <= roundTripMs) return;
     this.#asked.add(frame);
     this.#stack.push(frame);
     this.#fetch();

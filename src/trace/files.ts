@@ -1,7 +1,7 @@
 // Trace files in a directory: their names, writing one so that it is there whole or not at all,
 // and reading all of them with the broken ones told apart. Journals are writer.ts and recover.ts.
 import { randomBytes } from 'node:crypto';
-import { open, readdir, rename, rm } from 'node:fs/promises';
+import { constants, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import { tracerChunks } from './format.ts';
@@ -79,7 +79,8 @@ export async function saveTrace(directory: string, id: string, tracer: Tracer): 
 
 /** A whole file of at most `limit` bytes; reads no more than that, whatever stat says. */
 export async function readBounded(path: string, limit: number): Promise<Buffer> {
-  const file = await open(path, 'r');
+  // Without O_NONBLOCK, a fifo of that name would never be open.
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   try {
     const stat = await file.stat();
     if (!stat.isFile()) throw new FirstlightError('corrupt', `${path} is no regular file`);

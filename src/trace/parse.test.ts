@@ -74,6 +74,11 @@ test('names that are keys of every object are plain data', (t) => {
   t.is(tracer.group, '__proto__');
 });
 
+test('brackets and quotes in names do not count as nesting', (t) => {
+  const f = `"${'['.repeat(40)}\\"{`;
+  t.is(parse({ ...good, seq: [{ f, a: 0 }] }).seq[0]!.path, f);
+});
+
 const item = (keys: object) => ({ ...good, seq: [{ f: 'a', a: 1, w: 0, ...keys }] });
 
 const REFUSED: [string, unknown, RegExp][] = [

@@ -1,9 +1,11 @@
 // Recording, its journal, and what is left of a recorder that died at any moment.
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import test from 'ava';
 import fc from 'fast-check';
 import { FirstlightError } from '../errors/errors.ts';
@@ -113,11 +115,12 @@ test('ranges: first touches by blocks, a range for each part, cut at the end of 
   writer.read('other', read(8 * MIB + 10, 10, 50, 5));
   writer.read('other', read(4096, 4096, 60));
   writer.read('other', read(10 * MIB, 4096, 70));
+  writer.read('unknown', read(2 ** 45, 4096, 80));
   writer.opened({ ...open('unread', 2), sizeBytes: 9 * MIB });
   writer.seesReads('unread');
   writer.seesReads('big');
   const tracer = (await loadTraces(directory)) && (await loadTrace((await writer.finish(end))!));
-  const [big, other, unread] = tracer.seq;
+  const [big, other, unread, unknown] = tracer.seq;
   t.deepEqual(
     big!.ranges!.map(({ offsetBytes, lengthBytes }) => [offsetBytes, lengthBytes]),
     [
@@ -127,7 +130,8 @@ test('ranges: first touches by blocks, a range for each part, cut at the end of 
     ],
   );
   t.deepEqual(other!.ranges, [read(8 * MIB, 65536, 50, 5), read(0, 65536, 60)]);
-  t.is(tracer.lost, 1);
+  t.is(tracer.lost, 2);
+  t.deepEqual(unknown!.ranges, []);
   t.deepEqual(unread!.ranges, []);
 });
 
@@ -335,6 +339,28 @@ test.serial('a disk that takes long to sync does not hold up what is written', a
   await writer.discard();
 });
 
+test.serial('a sync that fails is told, and tried again', async (t) => {
+  const directory = await directoryFor(t);
+  const { FileHandlePrototype } = await handlePrototype(directory);
+  const { datasync } = FileHandlePrototype;
+  let syncs = 0;
+  FileHandlePrototype.datasync = async () => {
+    if (++syncs === 1) throw Object.assign(new Error('EIO: i/o error'), { code: 'EIO' });
+  };
+  t.teardown(() => {
+    FileHandlePrototype.datasync = datasync;
+  });
+  const errors: string[] = [];
+  const onError = (error: FirstlightError) => errors.push(error.message);
+  const writer = await TraceWriter.create({ directory, head, onError });
+  writer.opened(open('a', 1));
+  await writer.flush();
+  for (let i = 0; i < 100 && syncs < 2; i++) await setTimeout(50);
+  t.is(syncs, 2);
+  t.deepEqual(errors, ['EIO: i/o error']);
+  await writer.discard();
+});
+
 async function handlePrototype(directory: string) {
   const { open } = await import('node:fs/promises');
   const file = await open(join(directory, 'probe'), 'w');
@@ -357,10 +383,11 @@ test('broken files of a directory are told apart and do not stop the others', as
   await truncate(join(directory, 'huge.json'), 1e12);
   await symlink('/dev/zero', join(directory, 'device.json'));
   await writeFile(join(directory, 'empty.json'), '{}');
+  await promisify(execFile)('mkfifo', [join(directory, 'fifo.json')]);
   const { traces, broken } = await loadTraces(directory);
   t.is(traces.length, 1);
   t.deepEqual(
     broken.map(({ path }) => path.slice(directory.length + 1)),
-    ['cut.json', 'device.json', 'empty.json', 'huge.json'],
+    ['cut.json', 'device.json', 'empty.json', 'fifo.json', 'huge.json'],
   );
 });

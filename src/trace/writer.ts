@@ -65,7 +65,7 @@ export class TraceWriter {
   /** End of what is known to be in the file; a retry writes from here. */
   #position = 0;
   #timer: NodeJS.Timeout | undefined;
-  #syncedAtMs = 0;
+  #syncedAtMs = Number.NEGATIVE_INFINITY;
   #unsynced = false;
   /** The sync that is under way; never rejects. */
   #syncing: Promise<void> | undefined;
