@@ -87,9 +87,16 @@ test('the content wanted last comes first', async (t) => {
   );
   for (const want of wants) receiver.wanted(want, 0, 0);
   await template.until(() => wants.every((want) => template.states[want] === READY));
-  const asked = server.requests.filter(({ range }) => range !== undefined);
-  const fifth = frames.find((frame) => frame.offset === asked[4]!.range!.from)!;
-  t.is(toc.contentOfPart(order[fifth.firstPart]!), wants[7]!);
+  // How soon the first four get through is the machine's affair; the order of the rest is ours.
+  const asked = server.requests.flatMap(({ range }) => {
+    const frame = frames.find(({ offset }) => offset === range?.from);
+    return frame === undefined ? [] : [toc.contentOfPart(order[frame.firstPart]!)];
+  });
+  const rest = wants.slice(4);
+  t.deepEqual(
+    asked.filter((content) => rest.includes(content)),
+    [...rest].reverse(),
+  );
   await receiver.close();
 });
 
