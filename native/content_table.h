@@ -44,6 +44,8 @@ struct Parked {
   uint32_t first_part = 0;
   uint32_t last_part = 0;
   bool whole = false;
+  /** A first access: it goes into the trace when it is answered. */
+  bool traced = false;
   Clock::time_point since;
   /** time_point::max() where the wait has no bound. */
   Clock::time_point deadline;

@@ -38,9 +38,23 @@ struct Target {
   uint32_t content;
   uint32_t tid;
   uint32_t flags;  // of an OPEN
+  // Of a first access, for the trace.
+  bool traced = false;
+  Clock::time_point at = {};
+  Clock::duration wait = {};
 };
 
+void trace_open(Session& session, const Target& t, AccessTrace::Kind kind) {
+  if (t.traced) session.trace().record(kind, t.row, 0, 0, t.at, t.wait);
+}
+
+void trace_read(Session& session, const Target& t, uint64_t offset, uint32_t bytes) {
+  if (!t.traced) return;
+  session.trace().record(AccessTrace::kRead, t.row, offset, bytes, t.at, t.wait);
+}
+
 int reply_open(Session& session, const Target& t, uint64_t fh, uint32_t flags, int32_t backing) {
+  trace_open(session, t, fh >= kFhTable ? AccessTrace::kOpenSeen : AccessTrace::kOpen);
   abi::OpenOut out = {fh, flags, backing};
   return session.reply(t.lane, t.unique, 0, &out, sizeof out);
 }
@@ -88,6 +102,10 @@ int open_complete(Session& session, const Target& t) {
     }
   }
   if (session.passthrough()) {
+    // Passthrough hides reads.
+    if (session.trace().on() && session.trace().wants_reads(t.row)) {
+      return open_arriving(session, t);
+    }
     if (!session.handles().passthrough_may_join(t.row)) return open_arriving(session, t);
     int id = session.backing().acquire(t.row, t.content);
     if (id > 0) return open_passthrough(session, t, id);
@@ -108,6 +126,7 @@ std::unique_ptr<Parked> make_parked(const Context& c, const Target& t) {
   parked->row = t.row;
   parked->content = t.content;
   parked->tid = t.tid;
+  parked->traced = t.traced;
   parked->flags = t.flags;
   return parked;
 }
@@ -194,18 +213,7 @@ int park_or(Session& session, std::unique_ptr<Parked> parked, Now now) {
   return -EIO;
 }
 
-}  // namespace
-
-int op_open(const Context& c) {
-  c.session.count().opens.fetch_add(1, std::memory_order_relaxed);
-  const TocRow* file = c.inode();
-  if (file == nullptr) return -ESTALE;
-  if ((file->mode & S_IFMT) == S_IFDIR) return -EISDIR;
-  if ((file->mode & S_IFMT) != S_IFREG) return -EINVAL;
-  uint32_t flags = c.request.as<fuse_open_in>().flags;
-  if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) return -EROFS;
-  const fuse_in_header& header = *c.request.header;
-  Target t = {header.unique, c.request.lane, c.row(), c.toc().content_of(*file), header.pid, flags};
+int open_file(const Context& c, const Target& t) {
   Session& session = c.session;
   if (t.content == kNone) {
     reply_open(session, t, kFhEmpty, FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0);
@@ -227,6 +235,28 @@ int op_open(const Context& c) {
   return park_or(session, std::move(parked), [&] { return open_complete(session, t); });
 }
 
+}  // namespace
+
+int op_open(const Context& c) {
+  c.session.count().opens.fetch_add(1, std::memory_order_relaxed);
+  const TocRow* file = c.inode();
+  if (file == nullptr) return -ESTALE;
+  if ((file->mode & S_IFMT) == S_IFDIR) return -EISDIR;
+  if ((file->mode & S_IFMT) != S_IFREG) return -EINVAL;
+  uint32_t flags = c.request.as<fuse_open_in>().flags;
+  if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) return -EROFS;
+  const fuse_in_header& header = *c.request.header;
+  Target t = {header.unique, c.request.lane, c.row(), c.toc().content_of(*file), header.pid, flags};
+  AccessTrace& trace = c.session.trace();
+  if (trace.on() && trace.first_open(t.row)) {
+    t.traced = true;
+    t.at = Clock::now();
+  }
+  int result = open_file(c, t);
+  if (result < 0) trace_open(c.session, t, AccessTrace::kOpen);
+  return result;
+}
+
 int op_read(const Context& c) {
   Session& session = c.session;
   session.count().reads.fetch_add(1, std::memory_order_relaxed);
@@ -242,8 +272,14 @@ int op_read(const Context& c) {
   Target t = {header.unique, c.request.lane, c.row(), content, header.pid, 0};
   if (in.fh == kFhEmpty) return -EBADF;
   auto now = [&, fh = in.fh, offset = in.offset] {
+    trace_read(session, t, offset, bytes);
     return read_now(session, t, fh, offset, bytes, c.scratch);
   };
+  AccessTrace& trace = session.trace();
+  if (trace.on() && trace.first_read(t.row, in.offset, bytes)) {
+    t.traced = true;
+    t.at = Clock::now();
+  }
   ContentTable& table = session.tree().table();
   uint32_t first = static_cast<uint32_t>(in.offset / kPartBytes);
   uint32_t last = static_cast<uint32_t>((end - 1) / kPartBytes);
@@ -283,11 +319,20 @@ int op_interrupt(const Context& c) {
 
 void complete(Session& session, const Parked& p, uint8_t* scratch) {
   Target t = {p.unique, p.lane, p.row, p.content, p.tid, p.flags};
+  if (p.traced) {
+    t.traced = true;
+    t.at = p.since;
+    t.wait = Clock::now() - p.since;
+  }
+  bool open = p.opcode == FUSE_OPEN;
+  // Also where it failed: it was wanted.
+  if (!open) trace_read(session, t, p.offset, p.bytes);
   int result = -p.error;
   if (p.error == 0) {
-    result = p.opcode == FUSE_OPEN ? open_complete(session, t)
-                                   : read_now(session, t, p.fh, p.offset, p.bytes, scratch);
+    result =
+        open ? open_complete(session, t) : read_now(session, t, p.fh, p.offset, p.bytes, scratch);
   }
+  if (open && result < 0) trace_open(session, t, AccessTrace::kOpen);
   if (result != kAnswered) session.reply(p.lane, p.unique, result, nullptr, 0);
 }
 

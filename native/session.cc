@@ -50,14 +50,15 @@ Scratch::~Scratch() { munmap(bytes_, kMaxReply); }
 
 Session::Session(std::shared_ptr<Template> tree, std::unique_ptr<Transport> transport,
                  Features features, uint32_t wait_timeout_ms, SessionEvents* events,
-                 size_t idle_backings)
+                 size_t idle_backings, std::shared_ptr<AccessTrace> trace)
     : template_(std::move(tree)),
       transport_(std::move(transport)),
       features_(features),
       wait_bound_(wait_timeout_ms),
       events_(events),
       backing_(*template_, *transport_, idle_backings),
-      handles_(*transport_) {
+      handles_(*transport_),
+      trace_(std::move(trace)) {
   features_.threads = transport_->lanes();
 }
 

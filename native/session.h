@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "access_trace.h"
 #include "backing.h"
 #include "content_table.h"
 #include "handles.h"
@@ -63,7 +64,8 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
  public:
   Session(std::shared_ptr<Template> tree, std::unique_ptr<Transport> transport, Features features,
           uint32_t wait_timeout_ms, SessionEvents* events,
-          size_t idle_backings = BackingTable::kIdleMax);
+          size_t idle_backings = BackingTable::kIdleMax,
+          std::shared_ptr<AccessTrace> trace = std::make_shared<AccessTrace>());
   ~Session() override;
 
   /** Starts the threads. Once. */
@@ -90,6 +92,7 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   BackingTable& backing() { return backing_; }
   HandleTable& handles() { return handles_; }
   SessionCounters& count() { return counters_; }
+  AccessTrace& trace() { return *trace_; }
   bool passthrough() const { return features_.passthrough && backing_.usable(); }
 
   /** Answers one request; every request gets exactly one reply, at once or after a wait. Lane
@@ -124,6 +127,7 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   SessionEvents* events_;
   BackingTable backing_;
   HandleTable handles_;
+  const std::shared_ptr<AccessTrace> trace_;
   SessionCounters counters_;
 
   std::vector<std::thread> lanes_;

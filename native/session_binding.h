@@ -37,6 +37,7 @@ class SessionBinding : public SessionEvents {
   napi_ref tree_object = nullptr;  // strong as long as the session exists
   napi_ref callbacks[3] = {};      // onWanted, onTimeout, onClosed
   enum { kNew, kStarting, kMounted, kClosed } state = kNew;
+  std::shared_ptr<AccessTrace> trace = std::make_shared<AccessTrace>();
   std::shared_ptr<Session> session;  // while mounted; pool jobs hold their own copy
 
   ~SessionBinding() override;

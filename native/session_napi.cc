@@ -119,8 +119,9 @@ class StartJob : public napi::Job {
     std::string what;
     auto transport = DevTransport::mount(binding_->mount, &features_, &error, &what);
     if (transport == nullptr) return fail(error, what);
-    session_ = std::make_shared<Session>(tree_, std::move(transport), features_,
-                                         binding_->wait_timeout_ms, binding_);
+    session_ =
+        std::make_shared<Session>(tree_, std::move(transport), features_, binding_->wait_timeout_ms,
+                                  binding_, BackingTable::kIdleMax, binding_->trace);
     session_->run();
   }
 
@@ -279,6 +280,41 @@ napi_value stats(napi_env env, napi_callback_info info) {
   return object;
 }
 
+napi_value set_tracing(napi_env env, napi_callback_info info) {
+  Call<1> call(env, info);
+  SessionBinding* binding = unwrap(env, call.self);
+  if (binding == nullptr) return nullptr;
+  auto on = napi::get_boolean(env, call.arguments[0]);
+  if (!on) return napi::throw_argument(env, "setTracing takes a boolean");
+  if (!*on) {
+    binding->trace->stop();
+  } else if (binding->tree->tree == nullptr) {
+    return napi::throw_error(env, "EBADF", "the template is closed");
+  } else {
+    binding->trace->start(binding->tree->tree->toc());
+  }
+  return napi::undefined(env);
+}
+
+napi_value take_trace(napi_env env, napi_callback_info info) {
+  Call<0> call(env, info);
+  SessionBinding* binding = unwrap(env, call.self);
+  if (binding == nullptr) return nullptr;
+  AccessTrace::Taken taken = binding->trace->take();
+  size_t bytes = taken.records.size() * sizeof(AccessRecord);
+  void* data = nullptr;
+  napi_value records = nullptr;
+  if (napi_create_arraybuffer(env, bytes, &data, &records) != napi_ok) {
+    return napi::throw_error(env, "ENOMEM", "no memory for the records of a trace");
+  }
+  if (bytes != 0) memcpy(data, taken.records.data(), bytes);
+  napi_value object = nullptr;
+  napi_create_object(env, &object);
+  napi::set_property(env, object, "records", records);
+  napi::set_property(env, object, "lost", napi::make_number(env, static_cast<double>(taken.lost)));
+  return object;
+}
+
 napi_value probe(napi_env env, napi_callback_info) {
   UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   int error = errno;
@@ -300,10 +336,8 @@ void init_session(napi_env env, napi_value exports) {
                                     nullptr, nullptr, napi_default, nullptr};
   };
   const napi_property_descriptor methods[] = {
-      method("start", start),
-      method("unmount", unmount),
-      method("abort", abort_session),
-      method("stats", stats),
+      method("start", start), method("unmount", unmount),        method("abort", abort_session),
+      method("stats", stats), method("setTracing", set_tracing), method("takeTrace", take_trace),
   };
   napi_value made = nullptr;
   if (napi_define_class(env, "Session", NAPI_AUTO_LENGTH, construct, nullptr, std::size(methods),

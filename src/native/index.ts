@@ -103,6 +103,30 @@ export interface SessionStats {
   firstReadAt: number;
 }
 
+/** Kinds of a trace's records. */
+export const TRACE_KIND = {
+  /** First open of a file; its reads are not seen. */
+  Open: 1,
+  /** First open of a file whose reads are seen from then on. */
+  OpenSeen: 2,
+  /** Read that touches a block of 64 KiB for the first time, of a file of several parts. */
+  Read: 3,
+} as const;
+
+/** Bytes of one record of {@link TraceRecords}. */
+export const TRACE_RECORD_BYTES = 40;
+
+/** What was recorded since the last take. */
+export interface TraceRecords {
+  /**
+   * Little-endian: f64 at (ns since `setTracing(true)`), f64 wait (ns), f64 offset (bytes), u32 length (bytes),
+   * u32 row of the TOC (the inode's), u32 TRACE_KIND, u32 0. An access that waited comes when its wait is over.
+   */
+  records: ArrayBuffer;
+  /** Records that found no room since the last take. */
+  lost: number;
+}
+
 /** One kernel mount. */
 export interface NativeSession {
   /** Mounts and answers; resolves when the kernel has accepted the handshake. */
@@ -115,6 +139,13 @@ export interface NativeSession {
    */
   abort(): Promise<void>;
   stats(): SessionStats;
+  /**
+   * Records first accesses from now on, with no memory of what was seen before; or stops. May be called before
+   * `start`. While it is on, a file of several parts is opened without passthrough until all of it was read.
+   */
+  setTracing(on: boolean): void;
+  /** Takes what was recorded, also after the session's end. There is room for 65,536 records between two takes. */
+  takeTrace(): TraceRecords;
 }
 
 /** One file of a batch: `length` bytes at `offset` of the batch's data. */

@@ -205,6 +205,7 @@ export class Fixture {
       passthrough?: boolean;
       waitTimeoutMs?: number;
       threads?: number;
+      tracing?: boolean;
     } = {},
   ): Promise<{ points: string[]; features: SessionFeatures[] }> {
     const { ready, count, ...session } = options;

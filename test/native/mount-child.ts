@@ -15,6 +15,7 @@ export interface MountRequest {
     threads?: number;
     waitTimeoutMs?: number;
     passthrough?: boolean;
+    tracing?: boolean;
   }[];
 }
 
@@ -25,7 +26,8 @@ export type Command =
   | { do: 'state'; content: number }
   | { do: 'waiting' | 'closeTemplate' | 'events' | 'usage' | 'probe' | 'exit' }
   | { do: 'unmount'; mount: number; detach: boolean }
-  | { do: 'abort' | 'stats'; mount: number }
+  | { do: 'abort' | 'stats' | 'takeTrace'; mount: number }
+  | { do: 'setTracing'; mount: number; on: boolean }
   | { do: 'loadOnly'; toc: string; digests: string; dir: string };
 
 export type ChildEvent =
@@ -60,6 +62,7 @@ async function mount(request: MountRequest): Promise<unknown> {
       onClosed: (error) => events.push({ event: 'closed', mount, error: error ?? null }),
     });
     sessions.push(session);
+    if (options.tracing === true) session.setTracing(true);
     features.push(await session.start());
   }
   return { features, rows: template.rows, contents: template.contents, parts: template.parts };
@@ -93,6 +96,12 @@ async function obey(command: Command): Promise<unknown> {
       return sessions[command.mount]!.abort();
     case 'stats':
       return sessions[command.mount]!.stats();
+    case 'setTracing':
+      return sessions[command.mount]!.setTracing(command.on);
+    case 'takeTrace': {
+      const { records, lost } = sessions[command.mount]!.takeTrace();
+      return { records: Buffer.from(records).toString('base64'), lost };
+    }
     case 'loadOnly':
       new (native().Template)({
         tocPath: command.toc,

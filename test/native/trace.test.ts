@@ -1,0 +1,210 @@
+// What a session records while tracing is on: first opens, first reads of large files, waits.
+import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import test from 'ava';
+import { PART_BYTES } from '../../src/delta/toc-layout.ts';
+import { TRACE_KIND, TRACE_RECORD_BYTES } from '../../src/native/index.ts';
+import { Actor } from './actor.ts';
+import { Fixture, noise, Tree } from './fixture.ts';
+
+const LARGE = noise(3 * PART_BYTES + 1234, 11);
+const BLOCK = 64 << 10;
+const { Open, OpenSeen, Read } = TRACE_KIND;
+
+function tree(): Tree {
+  const made = new Tree();
+  made.file('small', 'small content');
+  made.file('other', 'other content');
+  made.file('deep/large', LARGE);
+  made.file('deep/second', noise(2 * PART_BYTES, 12));
+  made.file('empty', '');
+  return made;
+}
+
+interface Access {
+  path: string;
+  kind: number;
+  atNs: number;
+  waitNs: number;
+  offset: number;
+  length: number;
+}
+
+/** What was recorded since the last call, by time. */
+async function take(fixture: Fixture, mount = 0): Promise<Access[]> {
+  const answer = await fixture.send({ do: 'takeTrace', mount });
+  const { records, lost } = answer as { records: string; lost: number };
+  if (lost !== 0) throw new Error(`${lost} lost`);
+  const bytes = Buffer.from(records, 'base64');
+  const accesses: Access[] = [];
+  for (let at = 0; at < bytes.length; at += TRACE_RECORD_BYTES) {
+    accesses.push({
+      path: fixture.toc.path(bytes.readUInt32LE(at + 28)),
+      kind: bytes.readUInt32LE(at + 32),
+      atNs: bytes.readDoubleLE(at),
+      waitNs: bytes.readDoubleLE(at + 8),
+      offset: bytes.readDoubleLE(at + 16),
+      length: bytes.readUInt32LE(at + 24),
+    });
+  }
+  return accesses.sort((x, y) => x.atNs - y.atNs);
+}
+
+const short = (accesses: Access[]) => accesses.map(({ path, kind }) => `${kind} ${path}`);
+
+/** Blocks of 64 KiB that reads of a file touched. */
+function blocks(accesses: Access[], path: string): Set<number> {
+  const seen = new Set<number>();
+  for (const { kind, path: of, offset, length } of accesses) {
+    if (kind !== Read || of !== path) continue;
+    for (let at = offset - (offset % BLOCK); at < offset + length; at += BLOCK)
+      seen.add(at / BLOCK);
+  }
+  return seen;
+}
+
+test('nothing is recorded unless tracing is on', async (t) => {
+  const fixture = await Fixture.make(t, tree());
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true });
+  await readFile(`${points[0]}/small`);
+  t.deepEqual(await take(fixture), []);
+  await fixture.send({ do: 'setTracing', mount: 0, on: true });
+  await readFile(`${points[0]}/other`);
+  await fixture.send({ do: 'setTracing', mount: 0, on: false });
+  await readFile(`${points[0]}/small`);
+  t.deepEqual(short(await take(fixture)), [`${Open} other`]);
+});
+
+test('each file is recorded once for each time that tracing is turned on', async (t) => {
+  const fixture = await Fixture.make(t, tree());
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true, tracing: true });
+  for (const name of ['other', 'small', 'other', 'empty', 'small']) {
+    await readFile(`${points[0]}/${name}`);
+  }
+  const first = await take(fixture);
+  t.deepEqual(short(first), [`${Open} other`, `${Open} small`, `${Open} empty`]);
+  t.true(first.every(({ waitNs, atNs }) => waitNs === 0 && atNs > 0 && atNs < 60e9));
+  await readFile(`${points[0]}/small`);
+  t.deepEqual(await take(fixture), []);
+  await fixture.send({ do: 'setTracing', mount: 0, on: true });
+  await readFile(`${points[0]}/small`);
+  t.deepEqual(short(await take(fixture)), [`${Open} small`]);
+});
+
+for (const passthrough of [true, false]) {
+  const how = passthrough ? 'passthrough' : 'no passthrough';
+
+  test(`reads of a complete large file are seen until all of it was read (${how})`, async (t) => {
+    const fixture = await Fixture.make(t, tree());
+    await fixture.storeAll();
+    const { points } = await fixture.mount({ ready: true, tracing: true, passthrough });
+    const path = `${points[0]}/deep/large`;
+    const actor = await Actor.start(fixture);
+    const fd = await actor.open(path);
+    t.deepEqual(await actor.pread(fd, 2 * PART_BYTES + 5, 50), LARGE.subarray(2097157, 2097207));
+    const some = await take(fixture);
+    t.is(short(some)[0], `${OpenSeen} deep/large`);
+    const touched = blocks(some, 'deep/large');
+    t.true(touched.has(32));
+    if (passthrough) t.deepEqual([...touched], [32], 'exactly what was read');
+    t.is(await actor.ask(`close ${fd}`), 'ok');
+    t.true(LARGE.equals(await readFile(path)));
+    const rest = blocks(await take(fixture), 'deep/large');
+    t.is(new Set([...touched, ...rest]).size, 49);
+    // From then on it is read as without a trace.
+    const { passthroughOpens } = await fixture.stats();
+    t.true(LARGE.equals(await readFile(path)));
+    t.deepEqual(await take(fixture), []);
+    t.is((await fixture.stats()).passthroughOpens, passthroughOpens + (passthrough ? 1 : 0));
+  });
+}
+
+test('a large file that has passthrough when tracing begins keeps it, and says so', async (t) => {
+  const fixture = await Fixture.make(t, tree());
+  await fixture.storeAll();
+  const { points, features } = await fixture.mount({ ready: true });
+  if (!features[0]!.passthrough) return t.pass('this kernel has no passthrough');
+  const actor = await Actor.start(fixture);
+  await actor.open(`${points[0]}/deep/large`);
+  await fixture.send({ do: 'setTracing', mount: 0, on: true });
+  t.true(LARGE.equals(await readFile(`${points[0]}/deep/large`)));
+  t.deepEqual(short(await take(fixture)), [`${Open} deep/large`]);
+});
+
+test('waits are recorded from the request to its answer', async (t) => {
+  const fixture = await Fixture.make(t, tree());
+  const { points } = await fixture.mount({ tracing: true });
+  const actor = await Actor.start(fixture);
+  actor.tell(`open ${points[0]}/small`);
+  await fixture.untilWaiting(1);
+  t.true(await actor.silentFor(150));
+  t.deepEqual(await take(fixture), [], 'told when it is over');
+  await fixture.arrive('small');
+  t.regex(await actor.answer(), /^fd /);
+  const [open] = await take(fixture);
+  t.is(open!.path, 'small');
+  t.true(open!.waitNs >= 140e6 && open!.waitNs < 10e9, String(open!.waitNs));
+  // A large file opens at once, and its reads wait.
+  const fd = await actor.open(`${points[0]}/deep/large`);
+  actor.tell(`pread ${fd} ${PART_BYTES} 100`);
+  await fixture.untilWaiting(1);
+  t.true(await actor.silentFor(150));
+  await fixture.arriveParts('deep/large', [1]);
+  t.is(
+    await actor.answer(),
+    `bytes ${LARGE.subarray(PART_BYTES, PART_BYTES + 100).toString('hex')}`,
+  );
+  const large = await take(fixture);
+  t.deepEqual(short(large), [`${OpenSeen} deep/large`, `${Read} deep/large`]);
+  t.is(large[0]!.waitNs, 0);
+  t.true(large[1]!.waitNs >= 140e6);
+  t.is(large[1]!.offset, PART_BYTES);
+  t.is(large[1]!.length, 100);
+});
+
+test('what was wanted and did not come is recorded, too, and can be taken after the end', async (t) => {
+  const fixture = await Fixture.make(t, tree());
+  const { points } = await fixture.mount({ tracing: true, waitTimeoutMs: 200 });
+  await t.throwsAsync(readFile(`${points[0]}/small`), { code: 'EIO' });
+  const reader = fixture.start('cat', `${points[0]}/other`);
+  await fixture.untilWaiting(1);
+  await fixture.send({ do: 'unmount', mount: 0, detach: true });
+  t.is((await reader.end).code, 1);
+  await fixture.send({ do: 'abort', mount: 0 });
+  const seen = await take(fixture);
+  t.deepEqual(short(seen), [`${Open} small`, `${Open} other`]);
+  t.true(seen[0]!.waitNs >= 190e6);
+});
+
+test('each mount of an image records for itself', async (t) => {
+  const fixture = await Fixture.make(t, tree());
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true, count: 2, tracing: true });
+  await readFile(`${points[0]}/small`);
+  await readFile(`${points[1]}/other`);
+  t.deepEqual(short(await take(fixture, 0)), [`${Open} small`]);
+  t.deepEqual(short(await take(fixture, 1)), [`${Open} other`]);
+});
+
+test('many readers at once: every file once, nothing lost', async (t) => {
+  const made = new Tree();
+  for (let i = 0; i < 3000; i++) made.file(`d${i % 7}/f${i}`, `content ${i}`);
+  made.file('large', LARGE);
+  const fixture = await Fixture.make(t, made);
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true, tracing: true, threads: 4 });
+  const walk = () =>
+    promisify(execFile)('sh', ['-c', 'find . -type f -exec cat {} + | sha256sum'], {
+      cwd: points[0]!,
+    });
+  const sums = await Promise.all([walk(), walk(), walk()]);
+  t.is(new Set(sums.map(({ stdout }) => stdout)).size, 1);
+  const seen = await take(fixture);
+  const opens = seen.filter(({ kind }) => kind !== Read);
+  t.is(opens.length, 3001);
+  t.is(new Set(opens.map(({ path }) => path)).size, 3001);
+  t.is(blocks(seen, 'large').size, 49);
+});
