@@ -63,8 +63,7 @@ inline constexpr unsigned long kDevClone = _IOR(229, 0, uint32_t);
 inline constexpr unsigned long kBackingOpen = _IOW(229, 1, BackingMap);
 inline constexpr unsigned long kBackingClose = _IOW(229, 2, uint32_t);
 
-/** Extension records of a request (create, mkdir, ...), counted in 8-byte words by the header
- * since 7.38. */
+/** Least buffer for reading requests, in bytes (FUSE_MIN_READ_BUFFER). */
 inline constexpr uint32_t kMinReadBuffer = 8192;
 
 }  // namespace firstlight::abi
