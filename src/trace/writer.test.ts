@@ -390,4 +390,9 @@ test('broken files of a directory are told apart and do not stop the others', as
     broken.map(({ path }) => path.slice(directory.length + 1)),
     ['cut.json', 'device.json', 'empty.json', 'fifo.json', 'huge.json'],
   );
+  const reasons = broken.map(({ error }) => error.message.replace(/^.*json:? /, ''));
+  t.regex(reasons[0]!, /^is not JSON/);
+  for (const at of [1, 3]) t.is(reasons[at], 'is no regular file');
+  t.is(reasons[2], 'image is missing');
+  t.regex(reasons[4]!, /more than the 33554432 allowed/);
 });
