@@ -152,8 +152,8 @@ export async function tracedImage(
 
 /** The run as one of the image that is predicted for. */
 async function asRunOf(context: Context, tracer: Tracer, target: RankTarget): Promise<Tracer> {
-  if (tracer.digest === undefined || tracer.digest === target.digest) return tracer;
-  const own = await fromStore(context, tracer.digest);
+  if (tracer.digest === target.digest) return tracer;
+  const own = tracer.digest === undefined ? undefined : await fromStore(context, tracer.digest);
   const from: ImageFiles | undefined =
     own === undefined ? undefined : filesOfToc(own.toc, own.digests);
   return mapTracer(tracer, from, target.files).tracer;
@@ -181,7 +181,8 @@ export async function predict(
   const { traces } = await localTraces(context);
   const others = traces.filter(({ id }) => id !== trace.id).map(({ tracer }) => tracer);
   const tracers = [...others, trace.tracer];
-  const tracer = await asRunOf(context, trace.tracer, image.target);
+  const tracer =
+    options.image === undefined ? trace.tracer : await asRunOf(context, trace.tracer, image.target);
   const input: OrdersInput = { tracer, tracers, target: image.target, layout: image.layout, line };
   return { tracer, simulations: simulateOrders(input), image, line, tracers };
 }
