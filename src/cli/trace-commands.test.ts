@@ -142,6 +142,11 @@ test('report: the runs go to the server, and its order follows', async (t) => {
   t.deepEqual(failed, []);
   t.like(reported, { length: 1, 0: { added: false } });
   t.is(reported[0]!.images.length, 2);
+  const mixed = await run('trace', 'report', '--json');
+  t.is(mixed.code, 3);
+  const { failed: refused, reported: taken } = JSON.parse(mixed.stdout);
+  t.is(taken.length, 2);
+  t.like(refused, { length: 1, 0: { error: { kind: 'not-found' } } });
   const listed = await run('trace', 'ls', '--reported', '--json');
   t.is((JSON.parse(listed.stdout) as TraceSummary[]).length, 2);
   const inspect = JSON.parse((await run('image', 'inspect', 'app:1', '--json')).stdout);

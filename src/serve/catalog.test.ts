@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import type { BundleRecord, Catalog, ImageRecord } from './catalog.ts';
+import type { BundleRecord, Catalog, ImageRecord, TraceRecord } from './catalog.ts';
 import { SqliteCatalog } from './catalog-sqlite.ts';
 
 const digest = (n: number) => `sha256:${n.toString(16).padStart(64, '0')}`;
@@ -27,6 +27,21 @@ const bundle = (n: number, of: number, more: Partial<BundleRecord> = {}): Bundle
   fresh: false,
   createdAt: n,
   usedAt: n,
+  ...more,
+});
+
+const trace = (n: number, of: number, more: Partial<TraceRecord> = {}): TraceRecord => ({
+  id: String(n).padStart(64, '0'),
+  group: 'default',
+  image: `some:${of}`,
+  name: `some:${of}`,
+  digest: digest(of),
+  platform: 'linux/amd64',
+  startedAt: n,
+  durationMs: 10 * n,
+  files: n,
+  bytes: 1000,
+  receivedAt: n,
   ...more,
 });
 
@@ -142,6 +157,91 @@ for (const [name, open] of Object.entries(IMPLEMENTATIONS)) {
     t.true(await catalog.dropBundle(id));
     t.is(await catalog.bundleById(id), undefined);
     t.deepEqual(await catalog.bundleIds(), [bundle(1, 1).id]);
+  });
+
+  test(`${name}: traces are kept within their bounds, the newest first, and note what they can order`, async (t) => {
+    const catalog = await opened(t);
+    await catalog.addImage(image(1), content(1), 'a:1');
+    await catalog.addImage(image(2), content(2), 'a:2');
+    const data = Buffer.alloc(100, 1);
+    const bounds = { tracesPerImage: 2, tracesMaxBytes: 1000 };
+    const names = [digest(2), digest(9), digest(1)];
+    t.true(await catalog.addTrace(trace(1, 1), data, names, bounds));
+    t.false(await catalog.addTrace(trace(1, 1, { files: 9 }), data, [], bounds));
+    t.deepEqual(await catalog.listTraces(), [trace(1, 1)]);
+    t.deepEqual(await catalog.nextReorder(), { image: digest(2), mark: 1 });
+    await catalog.dropReorder({ image: digest(2), mark: 1 });
+    t.false(await catalog.isReordering(digest(2)));
+    t.false(await catalog.isReordering(digest(9)), 'there is no such image');
+    t.true(await catalog.isReordering(digest(1)));
+    const before = (await catalog.nextReorder())!;
+    await catalog.noteReorders([digest(1)]);
+    await catalog.dropReorder(before);
+    t.true(await catalog.isReordering(digest(1)), 'a later note stays');
+    const plain = { digest: undefined, platform: undefined, name: undefined };
+    for (const n of [2, 3]) await catalog.addTrace(trace(n, 1), data, [], bounds);
+    await catalog.addTrace(trace(4, 2, plain), data, [], bounds);
+    const ids = async () => (await catalog.listTraces()).map((t) => Number(t.id));
+    t.deepEqual(await ids(), [4, 3, 2], 'two of an image');
+    t.deepEqual((await catalog.listTraces())[0], trace(4, 2, plain));
+    t.deepEqual(
+      (await catalog.traceData([trace(2, 1).id, trace(1, 1).id])).map((d) => d?.length),
+      [100, undefined],
+    );
+    const large = Buffer.alloc(850);
+    await catalog.addTrace(trace(5, 2), large, [], bounds);
+    t.deepEqual(await ids(), [5, 4], 'as many bytes as they may have in all');
+    await catalog.addTrace(trace(6, 2), Buffer.alloc(2000), [], bounds);
+    t.deepEqual(await ids(), [6], 'the one just added stays');
+    t.false(await catalog.removeTrace(trace(5, 2).id, []));
+    t.true(await catalog.removeTrace(trace(6, 2).id, [digest(2)]));
+    t.true(await catalog.isReordering(digest(2)));
+    t.deepEqual(await catalog.traceData([trace(6, 2).id]), [undefined]);
+  });
+
+  test(`${name}: an order goes with its image, traces with the last image that they can order`, async (t) => {
+    const catalog = await opened(t);
+    const ranks = { version: 'v', data: new Uint8Array([1, 2, 3]), count: 1, runs: 2 };
+    await catalog.addImage(image(1), content(1), 'a:1', undefined, ranks);
+    await catalog.addImage(image(2), content(2), 'a:2');
+    await catalog.addImage(image(3), content(3), 'aa:1');
+    t.deepEqual(await catalog.ranksOf(digest(1)), ranks);
+    t.is(await catalog.orderOf(digest(1)), 'v');
+    t.is(await catalog.orderOf(digest(2)), '');
+    await catalog.setRanks(digest(9), ranks);
+    t.is(await catalog.ranksOf(digest(9)), undefined, 'there is no such image');
+    await catalog.setRanks(digest(2), { ...ranks, version: 'w' });
+    await catalog.setRanks(digest(1), undefined);
+    t.is(await catalog.ranksOf(digest(1)), undefined);
+    const bounds = { tracesPerImage: 9, tracesMaxBytes: 1000 };
+    await catalog.addTrace(trace(1, 1, { name: 'a:1' }), Buffer.alloc(1), [digest(1)], bounds);
+    await catalog.addTrace(trace(2, 3, { name: undefined }), Buffer.alloc(1), [], bounds);
+    const remove = (n: number) =>
+      catalog.removeImages({ digest: digest(n) }, new Map([[digest(n), content(n)]]));
+    const ids = async () => (await catalog.listTraces()).map((t) => Number(t.id));
+    await remove(1);
+    t.false(await catalog.isReordering(digest(1)));
+    t.deepEqual(await ids(), [2, 1], 'a:2 is another version');
+    await remove(2);
+    t.is(await catalog.ranksOf(digest(2)), undefined);
+    t.deepEqual(await ids(), [2], 'aa is another name');
+    await remove(3);
+    t.deepEqual(await ids(), []);
+  });
+
+  test(`${name}: of an image one bundle is the fresh one, of a family the newest answers`, async (t) => {
+    const catalog = await opened(t);
+    await catalog.addImage(image(1), content(1), 'a:1', bundle(1, 1, { fresh: true }));
+    t.is((await catalog.newestOfFamily('family 1'))?.id, bundle(1, 1).id);
+    await catalog.addBundle(bundle(2, 1, { fresh: true }));
+    t.is((await catalog.bundleById(bundle(1, 1).id))?.fresh, false);
+    t.is((await catalog.freshBundle(digest(1)))?.id, bundle(2, 1).id);
+    t.is((await catalog.newestOfFamily('family 1'))?.id, bundle(2, 1).id);
+    await catalog.addBundle(bundle(3, 1, { family: 'another' }));
+    t.is((await catalog.freshBundle(digest(1)))?.id, bundle(2, 1).id);
+    await catalog.retireBundle(bundle(2, 1).id);
+    t.is((await catalog.newestOfFamily('family 1'))?.id, bundle(1, 1).id);
+    t.is(await catalog.newestOfFamily('none'), undefined);
   });
 
   test(`${name}: notes of changes outlive the process`, async (t) => {

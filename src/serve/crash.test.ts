@@ -1,11 +1,13 @@
-// kill -9 at every step of an intake and of a removal: after the next start an image is there whole or
-// not at all, and no file is left that no row names.
+// kill -9 at every step of an intake, of a removal and of a report: after the next start an image is
+// there whole or not at all, a report that was taken is worked off, and no file is left that no row
+// names.
 import { spawn } from 'node:child_process';
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { ImageStore } from './image-store.ts';
 import { addRootfs, ask, makeDirectory, makeTar, noise, quiet, serve } from './testkit.ts';
+import { orderNow, settled, traceOf } from './testkit-traces.ts';
 
 const module = (name: string) => JSON.stringify(new URL(name, import.meta.url).href);
 
@@ -114,6 +116,44 @@ for (const [work, step, when, files, names] of [
       }
       const added = await addRootfs(again.url, 'new', await makeTar({ new: 'new', old: 'old' }));
       t.is(added.at(-1)?.event, 'done');
+    },
+  );
+}
+
+const REPORT = (file: string) => `
+  store.traces.start();
+  await store.traces.add(${JSON.stringify(file)}, new AbortController().signal);
+  await store.traces.settled();`;
+
+for (const [step, when, taken] of [
+  ['./catalog-sqlite.ts SqliteCatalog addTrace', 'before', false],
+  ['./catalog-sqlite.ts SqliteCatalog addTrace', 'after', true],
+  ['./catalog-sqlite.ts SqliteCatalog setRanks', 'after', true],
+  ['./blobs-directory.ts DirectoryBlobStore adoptBundle', 'before', true],
+  ['./blobs-directory.ts DirectoryBlobStore adoptBundle', 'after', true],
+  ['./catalog-sqlite.ts SqliteCatalog addBundle', 'after', true],
+  ['./catalog-sqlite.ts SqliteCatalog dropReorder', 'after', true],
+] as const) {
+  test.serial(
+    `killed in the middle of a report, ${when} ${step.split(' ').slice(1).join('.')}`,
+    async (t) => {
+      const dataDir = await makeDirectory(t);
+      const first = await serve(t, { dataDir });
+      await addRootfs(first.url, 'app', await makeTar({ a: 'a', b: noise(100_000, 2), z: 'z' }));
+      const tree = await orderNow(first.url, 'app');
+      await first.close();
+      const file = join(await makeDirectory(t), 'trace.json');
+      await writeFile(file, traceOf('app', ['z']));
+      await killed(t, program(dataDir, step, when, REPORT(file)));
+      const again = await serve(t, { dataDir });
+      await settled(again.url, 'app');
+      const now = await orderNow(again.url, 'app');
+      t.is(now.paths[0], taken ? 'z' : 'a');
+      const old = await ask(`${again.url}/v1/bundles/${tree.id}`);
+      t.is(old.status, 200, 'whoever is receiving it goes on');
+      await again.close();
+      const files = { contents: 3, images: 1, bundles: taken ? 2 : 1, uploads: 0 };
+      t.deepEqual(await filesOf(dataDir), files);
     },
   );
 }

@@ -2,7 +2,7 @@
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { API, type ImageDetail, type TraceReceipt } from '../../delta/protocol.ts';
-import { FirstlightError, toFirstlightError } from '../../errors/errors.ts';
+import { exitCode, FirstlightError, toFirstlightError } from '../../errors/errors.ts';
 import { type ReportInput, renderReport } from '../../optimize/report-html.ts';
 import type { StoredTrace } from '../../trace/files.ts';
 import { tracerChunks } from '../../trace/format.ts';
@@ -58,7 +58,7 @@ async function sendAll(
   context: Context,
   args: string[],
   options: OptionValues,
-): Promise<undefined> {
+): Promise<number | undefined> {
   const { traces, broken } = await findTraces(context, args);
   noteBroken(context, broken);
   const headers = await tokenHeader(context);
@@ -97,6 +97,8 @@ async function sendAll(
   // What could be sent has been; the exit code is that of what could not.
   const [first] = failed;
   if (first === undefined) return undefined;
+  // For programs it stands in the one object already.
+  if (context.json) return exitCode(first.error);
   const { kind, message, hint } = first.error;
   const rest = failed.length === 1 ? '' : `, and ${failed.length - 1} more`;
   throw new FirstlightError(kind, `${first.trace.id} was not taken: ${message}${rest}`, {
@@ -158,7 +160,7 @@ export async function run(
   context: Context,
   args: string[],
   options: OptionValues,
-): Promise<undefined> {
+): Promise<number | undefined> {
   const html = options.html as string | undefined;
   if (html === undefined) return sendAll(context, args, options);
   if (args.length > 1) {
