@@ -37,6 +37,8 @@ export interface ImageStoreLimits {
   tracesPerImage: number;
   /** Bytes that all traces may take, compressed: 1 GiB. */
   tracesMaxBytes: number;
+  /** Time until an order is tried again that the state of the disk did not allow: 60 s. */
+  reorderRetryMs: number;
 }
 
 export const DEFAULT_LIMITS: ImageStoreLimits = {
@@ -46,6 +48,7 @@ export const DEFAULT_LIMITS: ImageStoreLimits = {
   intakesAtOnce: 2,
   tracesPerImage: 32,
   tracesMaxBytes: 2 ** 30,
+  reorderRetryMs: 60_000,
 };
 
 export interface ImageStoreOptions {
@@ -104,6 +107,7 @@ export class ImageStore {
       gate: this.#gate,
       log: options.log,
       bounds: limits,
+      retryMs: limits.reorderRetryMs,
       ...(options.onReordered === undefined ? {} : { onReordered: options.onReordered }),
     });
     this.#intake = new Intake({

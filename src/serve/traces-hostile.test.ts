@@ -1,10 +1,11 @@
 // Reports that are wrong or meant to harm: each is refused with what is wrong, nothing of it is
 // stored, and the server goes on. And the token that a report wants where the server has one.
-import { readdir } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { ErrorBody, ImageDetail, TraceReceipt } from '../delta/protocol.ts';
-import { addRootfs, ask, makeTar, serve } from './testkit.ts';
+import { addRootfs, ask, makeTar, noise, serve } from './testkit.ts';
 import { orderNow, report, reported, settled, traceOf } from './testkit-traces.ts';
 
 const tar = () => makeTar({ a: 'a', b: 'b', z: 'z' });
@@ -122,6 +123,22 @@ test('only so many traces of an image are kept', async (t) => {
     list.map((trace) => trace.id),
     ids.slice(2).reverse(),
   );
+});
+
+test('an image that the store has lost a content of keeps its old order, and the server goes on', async (t) => {
+  const { url, dataDir } = await serve(t);
+  const lost = noise(80_000, 5);
+  await addRootfs(url, 'app:1', await makeTar({ a: 'a', lost, z: 'z' }));
+  await addRootfs(url, 'app:2', await makeTar({ a: 'a', z: 'z' }));
+  const before = await orderNow(url, 'app:1');
+  const hex = createHash('sha256').update(lost).digest('hex');
+  await rm(join(dataDir, 'content', hex.slice(0, 2), hex.slice(2)));
+  await reported(url, traceOf('app:1', ['z']));
+  t.is((await orderNow(url, 'app:1')).id, before.id);
+  t.is((await orderNow(url, 'app:2')).paths[0], 'z', 'the next image is looked at all the same');
+  const metrics = (await ask(`${url}/metrics`)).body.toString();
+  t.regex(metrics, /firstlight_orders_total\{result="failed"\} 1/);
+  t.regex(metrics, /firstlight_orders_total\{result="changed"\} 1/);
 });
 
 test('with a token, whatever changes something wants it, and reading does not', async (t) => {

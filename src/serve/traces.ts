@@ -3,7 +3,7 @@
 // a restart. Until an image's new bundle is there, the one in the old order is the answer
 // (bundle-cache.ts). What does not live here: what a trace says (trace-worker.ts), HTTP.
 import PQueue from 'p-queue';
-import { FirstlightError } from '../errors/errors.ts';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import type { BlobStore } from './blobs.ts';
 import type { BundleCache, LoadedImage } from './bundle-cache.ts';
@@ -34,6 +34,8 @@ export interface TracesOptions {
   gate: Gate;
   log: Logger;
   bounds: TraceBounds;
+  /** After an image could not be looked at for want of space, or the catalog failed, the next try comes this much later. */
+  retryMs: number;
   /** Called when an image has been looked at: whether its order has changed, or the look has failed. */
   onReordered?(result: 'changed' | 'same' | 'failed'): void;
 }
@@ -48,6 +50,7 @@ export class Traces {
   #pass: Promise<void> | undefined;
   /** A note came since the pass last looked. */
   #woken = false;
+  #retry: NodeJS.Timeout | undefined;
 
   constructor(options: TracesOptions) {
     this.#o = options;
@@ -157,8 +160,10 @@ export class Traces {
   /** Stops; notes that are left wait for the next start. */
   async close(): Promise<void> {
     this.#ending.abort(new FirstlightError('unreachable', 'the server is shutting down'));
+    clearTimeout(this.#retry);
     await this.#checks.onIdle();
     await this.settled();
+    clearTimeout(this.#retry);
   }
 
   async #workOff(): Promise<void> {
@@ -172,8 +177,10 @@ export class Traces {
         await this.#reorder(reorder);
       }
     } catch (error) {
-      // Here only the catalog itself can fail; the notes stay, and the next report tries again.
-      if (!signal.aborted) log.error({ error }, 'orders of images stay as they are');
+      if (signal.aborted) return;
+      log.error({ error }, 'orders of images stay as they are for now');
+      clearTimeout(this.#retry);
+      this.#retry = setTimeout(() => this.wake(), this.#o.retryMs).unref();
     }
   }
 
@@ -195,6 +202,8 @@ export class Traces {
     } catch (error) {
       if (signal.aborted) return;
       onReordered?.('failed');
+      // Space comes back; the note waits for it.
+      if (toFirstlightError(error).kind === 'no-space') throw error;
       // The bundle in the old order stays the answer; without the note this does not go round for ever.
       log.error({ image, error }, 'an image cannot be ordered');
       await catalog.dropReorder(reorder);

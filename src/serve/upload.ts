@@ -52,11 +52,17 @@ function eachChunk(
     };
     const onError = (error: unknown) => finish(() => reject(error));
     const onAbort = () => onError(signal.reason);
-    const onEnd = () => finish(resolve);
+    // A stream that is paused on its last chunk ends all the same: what takes the chunk comes first.
+    let taking: Promise<void> = Promise.resolve();
+    const onEnd = () => {
+      request.off('close', onClose);
+      taking.then(() => finish(resolve), onError);
+    };
     const onClose = () => onError(new FirstlightError('unreachable', 'the client has gone'));
     const onData = (chunk: Buffer) => {
       request.pause();
-      take(chunk).then(() => {
+      taking = take(chunk);
+      taking.then(() => {
         // After an abort nobody wants more.
         if (!signal.aborted) request.resume();
       }, onError);

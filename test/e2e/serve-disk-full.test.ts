@@ -1,14 +1,16 @@
 // A delta server whose disk fills up while an image comes in, at every stage of it: the upload, the
-// contents, the bundle. It says so, nothing of the image is left, and it goes on.
+// contents, the bundle; and while a trace is reported. It says so, nothing half-done is left, and it
+// goes on.
 import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, readdir, rm, statfs } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, statfs, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import type { ErrorBody } from '../../src/delta/protocol.ts';
 import { startServer } from '../../src/serve/server.ts';
-import { ask, makeTar, noise, quiet } from '../../src/serve/testkit.ts';
+import { addRootfs, ask, makeTar, noise, quiet } from '../../src/serve/testkit.ts';
+import { orderNow, report, settled, traceOf } from '../../src/serve/testkit-traces.ts';
 
 function run(command: string, ...args: string[]): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -102,4 +104,48 @@ test('a disk that fills up at any stage of an intake', async (t) => {
   // Contents are written behind the reader: how far it has come by then is a matter of time.
   t.true(stages.has('progress') || stages.has('layer'));
   for (const stage of ['upload', 'encode', 'none']) t.true(stages.has(stage), stage);
+});
+
+/** A report while only so much is free; true where the report itself was taken. */
+async function reportFull(t: ExecutionContext, freeKib: number): Promise<boolean> {
+  const dataDir = await smallDisk(t, 16_000);
+  const server = await startServer({
+    dataDir,
+    listen: '127.0.0.1:0',
+    log: quiet,
+    limits: { reorderRetryMs: 200 },
+  });
+  try {
+    const { url } = server;
+    await addRootfs(url, 'app', await makeTar({ a: 'a', big: noise(3_000_000, 1), z: 'z' }));
+    const tree = await orderNow(url, 'app');
+    const filler = join(dataDir, 'filler');
+    await writeFile(filler, Buffer.alloc((await freeBytes(dataDir)) - freeKib * 1024, 1));
+    const answer = await report(url, traceOf('app', ['z']));
+    if (answer.status !== 201) {
+      t.is(answer.status, 507, `${freeKib} KiB: ${answer.body}`);
+      t.is((answer.json() as ErrorBody).error.kind, 'no-space');
+    }
+    await sleep(500);
+    t.is((await orderNow(url, 'app')).id, tree.id, 'the old order answers');
+    for (let i = 0; i < 200 && (await readdir(join(dataDir, 'uploads'))).length > 0; i++) {
+      await sleep(20);
+    }
+    await rm(filler);
+    if (answer.status !== 201) {
+      t.is((await report(url, traceOf('app', ['z']))).status, 201, `${freeKib} KiB`);
+    }
+    await settled(url, 'app');
+    t.is((await orderNow(url, 'app')).paths[0], 'z', `${freeKib} KiB`);
+    return answer.status === 201;
+  } finally {
+    await server.close();
+  }
+}
+
+test('a disk that fills up while a trace is reported, or while the bundle in its order is made', async (t) => {
+  t.false(await reportFull(t, 0));
+  await reportFull(t, 8);
+  await reportFull(t, 32);
+  t.true(await reportFull(t, 1000));
 });
