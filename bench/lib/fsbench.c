@@ -113,8 +113,26 @@ static int each(const char *root, const char *list_path, int rounds,
   return report((uint64_t)rounds * list.count, bytes, now_ns() - start);
 }
 
-// Depth first, by descriptors; takes `fd` over.
-static uint64_t walk(int fd) {
+// Reads a file from beginning to end; its bytes.
+static uint64_t read_at(int directory, const char *name) {
+  int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0)
+    die(name);
+  uint64_t bytes = 0;
+  ssize_t got;
+  do {
+    got = read(fd, buffer, BUFFER_BYTES);
+    if (got < 0)
+      die(name);
+    bytes += (uint64_t)got;
+  } while (got == BUFFER_BYTES);
+  if (close(fd) != 0)
+    die(name);
+  return bytes;
+}
+
+// Depth first, by descriptors; takes `fd` over. Reads regular files too where `bytes` is given.
+static uint64_t walk(int fd, uint64_t *bytes) {
   DIR *directory = fdopendir(fd);
   if (!directory)
     die("fdopendir");
@@ -127,13 +145,15 @@ static uint64_t walk(int fd) {
     if (fstatat(dirfd(directory), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
       die(entry->d_name);
     count++;
+    if (bytes != NULL && S_ISREG(st.st_mode))
+      *bytes += read_at(dirfd(directory), entry->d_name);
     if (!S_ISDIR(st.st_mode))
       continue;
     int child = openat(dirfd(directory), entry->d_name,
                        O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (child < 0)
       die(entry->d_name);
-    count += walk(child);
+    count += walk(child, bytes);
   }
   if (errno != 0)
     die("readdir");
@@ -141,13 +161,14 @@ static uint64_t walk(int fd) {
   return count;
 }
 
-static int walk_root(const char *root) {
+static int walk_root(const char *root, int read_files) {
+  uint64_t bytes = 0;
   uint64_t start = now_ns();
   int fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0)
     die(root);
-  uint64_t count = walk(fd);
-  return report(count, 0, now_ns() - start);
+  uint64_t count = walk(fd, read_files ? &bytes : NULL);
+  return report(count, bytes, now_ns() - start);
 }
 
 static uint64_t read_once(const char *path) {
@@ -236,14 +257,16 @@ int main(int argc, char **argv) {
   if (strcmp(mode, "open") == 0 && argc == 5)
     return each(argv[2], argv[3], atoi(argv[4]), open_one);
   if (strcmp(mode, "walk") == 0 && argc == 3)
-    return walk_root(argv[2]);
+    return walk_root(argv[2], 0);
+  if (strcmp(mode, "walk-read") == 0 && argc == 3)
+    return walk_root(argv[2], 1);
   if (strcmp(mode, "read") == 0 && argc == 4)
     return read_file(argv[2], atoi(argv[3]));
   if (strcmp(mode, "put") == 0 && argc == 4)
     return put(argv[2], argv[3]);
   if (strcmp(mode, "syncfs") == 0 && argc == 3)
     return sync_filesystem(argv[2]);
-  fprintf(stderr, "usage: fsbench lstat|open ROOT LIST ROUNDS | walk ROOT | read FILE ROUNDS | "
+  fprintf(stderr, "usage: fsbench lstat|open ROOT LIST ROUNDS | walk ROOT | walk-read ROOT | read FILE ROUNDS | "
                   "put DIR LIST | syncfs DIR\n");
   return 2;
 }

@@ -53,6 +53,12 @@ export class Fsbench {
     return { names: ops, ms: ns / 1e6 };
   }
 
+  /** One walk that reads every regular file: what was seen, and milliseconds. */
+  async walkRead(root: string): Promise<{ names: number; bytes: number; ms: number }> {
+    const { ns, ops, bytes } = await this.#call('walk-read', root);
+    return { names: ops, bytes, ms: ns / 1e6 };
+  }
+
   /** Bytes a second of sequential reads, in MB/s. */
   async read(file: string, rounds: number): Promise<number> {
     const { ns, bytes } = await this.#call('read', file, String(rounds));

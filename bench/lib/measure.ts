@@ -74,7 +74,9 @@ export interface MachineFacts {
 /** Facts for the documentation. @param directory  where the bench keeps its files */
 export function machineFacts(directory: string): MachineFacts {
   const zstd = execFileSync('zstd', ['--version'], { encoding: 'utf8' });
-  const filesystem = execFileSync('stat', ['-f', '-c', '%T', directory], { encoding: 'utf8' });
+  const filesystem = execFileSync('findmnt', ['-no', 'FSTYPE', '-T', directory], {
+    encoding: 'utf8',
+  });
   return {
     date: new Date().toISOString().slice(0, 10),
     kernel: release().replace(/-.*/, ''),
