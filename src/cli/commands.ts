@@ -226,6 +226,26 @@ export const COMMANDS: CommandSpec[] = [
     load: () => import('./commands/status.ts'),
   },
   {
+    path: ['trace', 'on'],
+    text: 'record what is read of mounts from now on',
+    arguments: [{ name: 'DIR', text: 'only the mount there', required: false }],
+    settings: [],
+    flags: [
+      { name: 'group', placeholder: 'GROUP', text: 'group of the traces (default: default)' },
+    ],
+    examples: ['firstlight trace on', 'firstlight trace on /mnt/redis --group shop'],
+    load: async () => (await import('./commands/trace-switch.ts')).on,
+  },
+  {
+    path: ['trace', 'off'],
+    text: 'end the recording of mounts and save their traces',
+    arguments: [{ name: 'DIR', text: 'only the mount there', required: false }],
+    settings: [],
+    flags: [],
+    examples: ['firstlight trace off', 'firstlight trace off /mnt/redis'],
+    load: async () => (await import('./commands/trace-switch.ts')).off,
+  },
+  {
     path: ['trace', 'ls'],
     text: 'list the recorded runs of this worker',
     arguments: [],

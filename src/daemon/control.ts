@@ -51,6 +51,26 @@ export interface Lease {
   bundle?: string;
 }
 
+/** Turns the recording of live mounts on or off. */
+export interface TraceRequest {
+  op: 'trace';
+  on: boolean;
+  /** Of the mount there; undefined: of every mount. */
+  directory?: string;
+  /** Group of the traces that begin. */
+  group: string;
+}
+
+/** What became of one mount's recording. */
+export interface TraceSwitched {
+  directory: string;
+  image: string;
+  /** Group that is recorded for from now on; null where it is off. */
+  group: string | null;
+  /** Trace file of the run that has ended; null where there was none, or it saw nothing. */
+  path: string | null;
+}
+
 export type ControlRequest =
   | MountRequest
   | { op: 'umount'; directory: string; lazy: boolean }
@@ -59,6 +79,7 @@ export type ControlRequest =
   /** `all`: also images that nothing uses, though they have a name. */
   | { op: 'gc'; all?: boolean }
   | { op: 'verify' }
+  | TraceRequest
   | { op: 'ping' }
   | { op: 'stop' };
 

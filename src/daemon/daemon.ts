@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
 import { LayerStore } from '../store/layer-store.ts';
+import { recoverJournals } from '../trace/recover.ts';
 import type {
   ControlRequest,
   DaemonStatus,
@@ -89,6 +90,7 @@ export class Daemon {
       const runtime = runtimeDir(options.root);
       const notes = new Notes(join(runtime, 'mounts'), store.layout.snapshots, log);
       await notes.clearAll();
+      await recoverTraces(store.layout.traces, log);
       const namespace = await readlink('/proc/self/ns/mnt');
       const daemon = new Daemon(options, store, notes, namespace, log);
       daemon.#control = await ControlServer.listen(
@@ -156,6 +158,8 @@ export class Daemon {
         return this.#images();
       case 'gc':
         return this.#gc(request.all === true);
+      case 'trace':
+        return this.#mounts.trace(request);
       case 'verify':
         return this.#verify(exchange);
       case 'ping':
@@ -235,6 +239,17 @@ export class Daemon {
       rssBytes: process.memoryUsage.rss(),
       idleMs: Number.isFinite(this.#options.idleMs) ? this.#options.idleMs : null,
     };
+  }
+}
+
+/** Makes traces of what killed daemons were recording. Never an obstacle to the daemon's start. */
+async function recoverTraces(directory: string, log: Logger): Promise<void> {
+  try {
+    const { traces, broken } = await recoverJournals(directory);
+    for (const path of traces) log.info({ path }, 'a trace that a killed daemon recorded is saved');
+    for (const { path, error } of broken) log.warn({ path, err: error }, 'a trace is lost');
+  } catch (error) {
+    log.error({ err: error, directory }, 'what a killed daemon recorded could not be saved yet');
   }
 }
 

@@ -8,7 +8,7 @@ import type { Logger } from '../log/log.ts';
 import type { Receiver } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { FsInstance } from '../tree/fs-instance.ts';
-import type { MountRequest, MountStatus } from './control.ts';
+import type { MountRequest, MountStatus, TraceRequest, TraceSwitched } from './control.ts';
 import type { Exchange } from './control-server.ts';
 import type { IdleTimer } from './idle.ts';
 import { describeMount, type Mount } from './mount.ts';
@@ -153,10 +153,15 @@ export class MountTable {
       makeSession: kernelSessions({ threads: request.threads, passthrough: request.passthrough }),
       waitTimeoutMs: request.waitTimeoutMs,
       wanted: (content, firstPart, lastPart) => receiver.wanted(content, firstPart, lastPart),
+      traces: {
+        directory: this.#options.store.layout.traces,
+        platform: request.platform,
+        receivedBytes: () => receiver.progress().receivedBytes,
+      },
       onEnded: (error) => this.#onEnded(id, error),
       log: this.#log,
     });
-    if (request.trace !== undefined) instance.setOptimizerOn(request.trace);
+    if (request.trace !== undefined) await instance.setOptimizerOn(request.trace);
     await instance.start();
     return instance;
   }
@@ -275,6 +280,33 @@ export class MountTable {
     }
     await this.#end(mount, lazy);
     return { directory };
+  }
+
+  /**
+   * Turns recording on or off.
+   * @throws FirstlightError `not-found`, or the first of what stopped a trace from beginning or ending;
+   * the other mounts have been switched by then
+   */
+  async trace({ on, directory, group }: TraceRequest): Promise<TraceSwitched[]> {
+    const chosen = [...this.#mounts.values()].filter(
+      (mount) => directory === undefined || mount.directory === directory,
+    );
+    if (directory !== undefined && chosen.length === 0) {
+      throw new FirstlightError('not-found', `${directory} is not mounted by firstlight`, {
+        hint: 'see firstlight ls',
+      });
+    }
+    const switched = await Promise.allSettled(
+      chosen.map(async ({ instance, directory, request }) => {
+        const path = await instance.setOptimizerOff();
+        if (on) await instance.setOptimizerOn(group);
+        return { directory, image: request.image, group: on ? group : null, path: path ?? null };
+      }),
+    );
+    return switched.map((outcome) => {
+      if (outcome.status === 'rejected') throw toFirstlightError(outcome.reason);
+      return outcome.value;
+    });
   }
 
   /** Mounts as `status` shows them, or only the one at a directory. */

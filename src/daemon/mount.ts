@@ -27,7 +27,7 @@ export interface Mount {
 export function describeMount(mount: Mount): MountStatus {
   const { request, receiver, instance } = mount;
   const transfer = transferStatus(receiver);
-  const { features, stats, mountedAt } = instance.status();
+  const { features, stats, mountedAt, optimizeGroup } = instance.status();
   return {
     id: mount.id,
     directory: mount.directory,
@@ -37,7 +37,7 @@ export function describeMount(mount: Mount): MountStatus {
     server: request.server,
     rw: request.rw,
     session: request.session,
-    trace: request.trace ?? null,
+    trace: optimizeGroup ?? null,
     state: mount.state,
     requestedAt: request.requestedAt,
     headerAt: transfer.headerAt,

@@ -1,9 +1,12 @@
 // Shape of every control request, checked before anything is done with it.
 import * as v from 'valibot';
 import { FirstlightError } from '../errors/errors.ts';
+import { checkGroup } from '../trace/names.ts';
 import type { ControlRequest } from './control.ts';
 
 const text = v.pipe(v.string(), v.nonEmpty(), v.maxLength(4096));
+/** Throws the user's error itself. */
+const group = v.pipe(v.string(), v.transform(checkGroup));
 const path = v.pipe(text, v.startsWith('/'));
 const ms = v.pipe(v.number(), v.finite(), v.minValue(0));
 
@@ -17,7 +20,7 @@ const request = v.variant('op', [
     platform: text,
     rw: v.picklist(['overlay', 'fuse', 'off']),
     session: v.picklist(['kernel', 'fuse-native']),
-    trace: v.exactOptional(text),
+    trace: v.exactOptional(group),
     updateFrom: v.exactOptional(v.pipe(v.array(text), v.maxLength(64))),
     waitTimeoutMs: ms,
     threads: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(64)),
@@ -37,6 +40,12 @@ const request = v.variant('op', [
     op: v.literal('status'),
     directory: v.exactOptional(path),
     follow: v.exactOptional(v.boolean()),
+  }),
+  v.object({
+    op: v.literal('trace'),
+    on: v.boolean(),
+    directory: v.exactOptional(path),
+    group,
   }),
   v.object({ op: v.literal('images') }),
   v.object({ op: v.literal('gc'), all: v.exactOptional(v.boolean()) }),

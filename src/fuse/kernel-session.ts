@@ -9,8 +9,9 @@ import {
   type SessionFeatures,
   type SessionStats,
 } from '../native/index.ts';
-import type { Session, SessionFactory, SessionRequest } from '../tree/session.ts';
+import type { Accesses, Session, SessionFactory, SessionRequest } from '../tree/session.ts';
 import type { Template } from '../tree/template.ts';
+import { readRecords } from './trace-records.ts';
 
 /** How the kernel is spoken to, the same for all mounts of a process. */
 export interface KernelSessionOptions {
@@ -93,6 +94,14 @@ export class KernelSession implements Session {
   /** Counters since the mount; they stay after its end. */
   stats(): SessionStats {
     return this.#session.stats();
+  }
+
+  setTracing(on: boolean): void {
+    this.#session.setTracing(on);
+  }
+
+  takeTrace(): Accesses {
+    return readRecords(this.#session.takeTrace());
   }
 }
 

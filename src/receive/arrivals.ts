@@ -185,7 +185,7 @@ export class Arrivals {
       this.#partials.delete(content);
       this.#barred.delete(content);
     }
-    this.#template.native.markReady(Uint32Array.from(fresh));
+    this.#template.markReady(Uint32Array.from(fresh));
   }
 
   /** Marks parts of one large content. */

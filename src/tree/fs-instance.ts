@@ -15,6 +15,7 @@ import {
   type SnapshotDirectories,
   snapshotDirectories,
 } from './overlay.ts';
+import { Recorder, type TraceSink } from './recorder.ts';
 import type { Session, SessionFactory } from './session.ts';
 import type { Template } from './template.ts';
 
@@ -44,6 +45,8 @@ export interface FsInstanceOptions {
   wanted(content: number, firstPart: number, lastPart: number): void;
   /** The mount has ended without `teardown`: unmounted by hand, or its session died of `error`. */
   onEnded?(error: string | undefined): void;
+  /** Where traces go; without it nothing can be recorded. */
+  traces?: TraceSink;
   log: Logger;
   mounter?: Mounter;
 }
@@ -83,7 +86,11 @@ export class FsInstance {
   /** What has to be undone, newest last. */
   readonly #undo: ((options: TeardownOptions) => Promise<void>)[] = [];
   #mountedAt = 0;
+  /** Group to record for from the start. */
   #group: string | undefined;
+  #recorder: Recorder | undefined;
+  /** Turning recording on and off, one after the other. */
+  #switching: Promise<unknown> = Promise.resolve();
   #teardown: Promise<void> | undefined;
   #retained = true;
 
@@ -149,8 +156,10 @@ export class FsInstance {
       },
       onClosed: (error) => this.#closed(error),
     });
-    this.#features = await session.start();
     this.#session = session;
+    // Before the first request can come.
+    if (this.#group !== undefined) await this.#record(this.#group);
+    this.#features = await session.start();
     this.#undo.push(({ detach }) => session.unmount(detach === true));
   }
 
@@ -207,19 +216,70 @@ export class FsInstance {
     }
     if (!this.#retained) return;
     this.#retained = false;
+    // After the session: what waited at its end is in the trace.
+    await this.#switch(() => this.#stopRecording()).catch((error: unknown) => {
+      // The mount is down all the same, and the journal is kept for the next daemon.
+      this.#options.log.error({ err: error }, 'a trace could not be written');
+    });
     this.#options.template.release();
   }
 
   /**
-   * Records this mount's accesses for a group from now on, as Starlight's SetOptimizerOn does; the
-   * tracer takes the group from `optimizeGroup`.
+   * Records this mount's accesses for a group, from the start where it has not begun, else from now
+   * on. A run that is being recorded is finished first, and this one begins anew.
+   * @throws FirstlightError where the trace cannot be begun
    */
-  setOptimizerOn(group: string): void {
-    this.#group = group;
+  setOptimizerOn(group: string): Promise<void> {
+    return this.#switch(async () => {
+      if (this.#session === undefined && this.#mountedAt === 0) {
+        this.#group = group;
+        return;
+      }
+      await this.#stopRecording();
+      await this.#record(group);
+    });
   }
 
+  /**
+   * Ends the recording.
+   * @returns path of its trace; undefined where nothing was recorded, or nothing seen
+   * @throws FirstlightError where it cannot be written; its journal stays
+   */
+  setOptimizerOff(): Promise<string | undefined> {
+    return this.#switch(() => this.#stopRecording());
+  }
+
+  /** Group that accesses are recorded for now. */
   get optimizeGroup(): string | undefined {
-    return this.#group;
+    return this.#recorder?.group ?? this.#group;
+  }
+
+  #switch<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#switching.then(work);
+    // Its caller hears of the error; the next one in the line does not.
+    this.#switching = done.catch(() => undefined);
+    return done;
+  }
+
+  async #record(group: string): Promise<void> {
+    const { traces, template, source, log } = this.#options;
+    const session = this.#session;
+    if (traces === undefined || session === undefined || !this.#retained) {
+      throw new FirstlightError('unsupported', 'this mount cannot be recorded');
+    }
+    const options = { sink: traces, group, image: source, template, session, log };
+    this.#recorder = await Recorder.start(options);
+    this.#group = undefined;
+    log.info({ group, trace: this.#recorder.id }, 'recording');
+  }
+
+  async #stopRecording(): Promise<string | undefined> {
+    const recorder = this.#recorder;
+    this.#group = undefined;
+    this.#recorder = undefined;
+    const path = await recorder?.stop();
+    if (path !== undefined) this.#options.log.info({ path }, 'recorded');
+    return path;
   }
 
   status(): FsInstanceStatus {
@@ -229,7 +289,7 @@ export class FsInstance {
       digest: template.digest,
       mountPoint,
       rw,
-      optimizeGroup: this.#group,
+      optimizeGroup: this.optimizeGroup,
       mountedAt: this.#mountedAt,
       features: this.#features,
       stats: this.#session?.stats(),

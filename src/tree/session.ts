@@ -3,6 +3,29 @@
 import type { SessionFeatures, SessionStats } from '../native/index.ts';
 import type { Template } from './template.ts';
 
+/** First open of a file, or first read of a part of a large one. */
+export interface Access {
+  kind: 'open' | 'read';
+  /** Row of the TOC (the inode's). */
+  row: number;
+  /** ns since tracing was turned on. */
+  atNs: number;
+  /** How long it waited for bytes, ns. */
+  waitNs: number;
+  /** Bytes that a read asked for; 0 of an open. */
+  offsetBytes: number;
+  lengthBytes: number;
+  /** Of an open: the reads that follow are seen. */
+  readsSeen: boolean;
+}
+
+/** What was recorded since the last call. */
+export interface Accesses {
+  accesses: Access[];
+  /** Accesses that found no room. */
+  lost: number;
+}
+
 /** One kernel mount of a template. */
 export interface Session {
   /** Mounts; resolves when the tree answers. Rejects with nothing left mounted. */
@@ -14,6 +37,10 @@ export interface Session {
    */
   unmount(detach: boolean): Promise<void>;
   stats(): SessionStats;
+  /** Records first accesses from now on, as if nothing had been seen before; or stops. Also before `start`. */
+  setTracing(on: boolean): void;
+  /** What was recorded since the last call; also after the end. */
+  takeTrace(): Accesses;
 }
 
 /** What a mount wants of its session. */

@@ -7,6 +7,7 @@ import { type NativeTemplate, native, type TemplateOptions } from '../native/ind
 import type { StoredImage } from '../store/image.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { partialPrefix } from '../store/layout.ts';
+import { ArrivalWatch } from './arrivals.ts';
 import { TemplateEntry } from './entry.ts';
 
 /** Makes the native twin; tests give one that watches. */
@@ -18,12 +19,16 @@ export class Template {
   readonly digest: string;
   readonly toc: Toc;
   readonly native: NativeTemplate;
+  /** Digests of the contents, 32 bytes a slot; undefined where they are in no file. */
+  readonly digestsPath: string | undefined;
   #users = 1;
+  readonly #watches = new Set<ArrivalWatch>();
 
-  constructor(digest: string, toc: Toc, nativeTemplate: NativeTemplate) {
+  constructor(digest: string, toc: Toc, nativeTemplate: NativeTemplate, digestsPath?: string) {
     this.digest = digest;
     this.toc = toc;
     this.native = nativeTemplate;
+    this.digestsPath = digestsPath;
   }
 
   /**
@@ -43,12 +48,31 @@ export class Template {
       incomingDir: store.layout.incoming,
       partialPrefix: partialPrefix(image.digest),
     });
-    return new Template(image.digest, toc, twin);
+    return new Template(image.digest, toc, twin, image.path('contents'));
   }
 
   /** The root directory. */
   get root(): TemplateEntry {
     return new TemplateEntry(this.toc, 0);
+  }
+
+  /** Marks whole contents readable, and tells those who watch. */
+  markReady(contents: Uint32Array): void {
+    this.native.markReady(contents);
+    if (this.#watches.size === 0) return;
+    const nowMs = performance.now();
+    for (const watch of this.#watches) watch.note(contents, nowMs);
+  }
+
+  /** Notes arrivals from now on; end it with `unwatchArrivals`. */
+  watchArrivals(): ArrivalWatch {
+    const watch = new ArrivalWatch(this.toc.contents);
+    this.#watches.add(watch);
+    return watch;
+  }
+
+  unwatchArrivals(watch: ArrivalWatch): void {
+    this.#watches.delete(watch);
   }
 
   /** One more user. */

@@ -24,9 +24,14 @@ const instance = new FsInstance({
   makeSession: kernelSessions(),
   waitTimeoutMs: 10_000,
   wanted: (content, first, last) => receiver.wanted(content, first, last),
+  traces: {
+    directory: store.layout.traces,
+    platform: 'linux/amd64',
+    receivedBytes: () => receiver.progress().receivedBytes,
+  },
   log,
 });
-instance.setOptimizerOn('group');
+await instance.setOptimizerOn('group');
 
 async function answer(work: () => Promise<unknown>): Promise<void> {
   try {
