@@ -1,0 +1,68 @@
+// make bench-trace-cost: what recording costs those who read. A walk that reads every file of a real
+// image, all of it ready, with tracing off and just turned on, in turns on the same mount. What does
+// not live here: what a trace saves.
+import { Fsbench } from './lib/fsbench.ts';
+import { machineFacts, takeTurns } from './lib/measure.ts';
+import { checkBuilt, startServer, Worker } from './lib/program.ts';
+import { RowWriter } from './lib/rows.ts';
+import { realImage } from './lib/trees.ts';
+import { Workspace } from './lib/workspace.ts';
+
+const ROUNDS = Number(process.env.ROUNDS ?? 15);
+/** Most that a traced walk may take against one that is not. */
+const BUDGET = 1.03;
+
+/** Times traced and untraced walks of one mount, and checks that they were what they are called. */
+async function measure(rows: RowWriter, id: string, worker: Worker, root: string): Promise<void> {
+  const fsbench = new Fsbench();
+  const expected = await fsbench.walkRead(root);
+  const walk = async (on: boolean): Promise<number> => {
+    if (on) await worker.request({ op: 'trace', on: true, directory: root, group: 'bench' });
+    const seen = await fsbench.walkRead(root);
+    if (seen.names !== expected.names || seen.bytes !== expected.bytes) {
+      throw new Error(`a walk of ${root} saw ${JSON.stringify(seen)}`);
+    }
+    if (!on) return seen.ms;
+    const ended = await worker.request<{ path: string | null }[]>({
+      op: 'trace',
+      on: false,
+      directory: root,
+      group: 'bench',
+    });
+    if (ended[0]?.path == null) throw new Error('a traced walk left no trace');
+    return seen.ms;
+  };
+  const ms = await takeTurns(ROUNDS, { off: () => walk(false), on: () => walk(true) });
+  process.stderr.write(`  ${expected.names} names, ${expected.bytes} bytes\n`);
+  rows.add({
+    row: id,
+    value: ms.on,
+    unit: 'ms',
+    baseline: { name: 'tracing off', value: ms.off },
+    better: 'lower',
+    budget: BUDGET,
+  });
+}
+
+async function main(space: Workspace): Promise<void> {
+  checkBuilt();
+  const rows = new RowWriter('trace-cost');
+  process.stderr.write(`${JSON.stringify(machineFacts(space.directory))}\n`);
+  const server = await startServer(space, space.makeDirectory('data'));
+  const worker = await Worker.start(space, space.makeDirectory('root'), server);
+  const tar = `${realImage('python')}/rootfs.tar`;
+  await worker.run('image', 'add', `rootfs:${tar}`, '--name', 'python:bench');
+  for (const rw of ['off', 'overlay']) {
+    const root = space.makeDirectory(rw);
+    await worker.run('mount', 'python:bench', root, '--rw', rw, '--wait');
+    await measure(rows, `walk-read-${rw}`, worker, root);
+  }
+  rows.print();
+}
+
+const space = new Workspace('trace-cost');
+try {
+  await main(space);
+} finally {
+  await space.close();
+}
