@@ -71,12 +71,15 @@ export class TraceStatements {
     return true;
   }
 
-  /** Drops the oldest traces of the image, then of all, beyond the bounds; never the one just added. */
+  /**
+   * Drops the oldest traces of the image, then of all, beyond the bounds; never the one just added. Of an image the
+   * runs that began last stay, in whatever order they are reported; a start in the future counts as now.
+   */
   #bound(added: TraceRecord, { tracesPerImage, tracesMaxBytes }: TraceBounds): void {
     this.#sql(
       `DELETE FROM traces WHERE id IN (
          SELECT id FROM traces WHERE coalesce(digest, name, image) = coalesce(?, ?, ?) AND id <> ?
-         ORDER BY receivedAt DESC, rowid DESC LIMIT -1 OFFSET ?)`,
+         ORDER BY min(startedAt, receivedAt) DESC, rowid DESC LIMIT -1 OFFSET ?)`,
     ).run(
       added.digest ?? null,
       added.name ?? null,

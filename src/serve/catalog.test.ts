@@ -183,20 +183,27 @@ for (const [name, open] of Object.entries(IMPLEMENTATIONS)) {
     await catalog.addTrace(trace(4, 2, plain), data, [], bounds);
     const ids = async () => (await catalog.listTraces()).map((t) => Number(t.id));
     t.deepEqual(await ids(), [4, 3, 2], 'two of an image');
-    t.deepEqual((await catalog.listTraces())[0], trace(4, 2, plain));
+    await catalog.addTrace(trace(7, 1, { startedAt: 1 }), data, [], bounds);
+    t.deepEqual(await ids(), [7, 4, 3], 'an old run that comes late puts out the oldest only');
+    await catalog.addTrace(trace(8, 1, { startedAt: 2 ** 50 }), data, [], bounds);
+    t.deepEqual(await ids(), [8, 4, 3]);
+    await catalog.addTrace(trace(9, 1), data, [], bounds);
+    t.deepEqual(await ids(), [9, 8, 4], 'a start in the future does not make a trace last');
+    await catalog.addTrace(trace(10, 1), data, [], bounds);
+    t.deepEqual(await ids(), [10, 9, 4]);
+    t.deepEqual((await catalog.listTraces()).at(-1), trace(4, 2, plain));
     t.deepEqual(
-      (await catalog.traceData([trace(2, 1).id, trace(1, 1).id])).map((d) => d?.length),
+      (await catalog.traceData([trace(10, 1).id, trace(1, 1).id])).map((d) => d?.length),
       [100, undefined],
     );
-    const large = Buffer.alloc(850);
-    await catalog.addTrace(trace(5, 2), large, [], bounds);
-    t.deepEqual(await ids(), [5, 4], 'as many bytes as they may have in all');
-    await catalog.addTrace(trace(6, 2), Buffer.alloc(2000), [], bounds);
-    t.deepEqual(await ids(), [6], 'the one just added stays');
-    t.false(await catalog.removeTrace(trace(5, 2).id, []));
-    t.true(await catalog.removeTrace(trace(6, 2).id, [digest(2)]));
+    await catalog.addTrace(trace(11, 2), Buffer.alloc(750), [], bounds);
+    t.deepEqual(await ids(), [11, 10, 9], 'as many bytes as they may have in all');
+    await catalog.addTrace(trace(12, 2), Buffer.alloc(2000), [], bounds);
+    t.deepEqual(await ids(), [12], 'the one just added stays');
+    t.false(await catalog.removeTrace(trace(11, 2).id, []));
+    t.true(await catalog.removeTrace(trace(12, 2).id, [digest(2)]));
     t.true(await catalog.isReordering(digest(2)));
-    t.deepEqual(await catalog.traceData([trace(6, 2).id]), [undefined]);
+    t.deepEqual(await catalog.traceData([trace(12, 2).id]), [undefined]);
   });
 
   test(`${name}: an order goes with its image, traces with the last image that they can order`, async (t) => {
