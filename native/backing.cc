@@ -24,18 +24,28 @@ int BackingTable::acquire_pinned(uint32_t row) {
 }
 
 int BackingTable::acquire(uint32_t row, uint32_t content) {
+  uint32_t epoch = template_.table().epoch();
+  int32_t old = 0;
   {
     std::lock_guard lock(mutex_);
     auto found = by_row_.find(row);
-    if (found != by_row_.end()) return pin(found->second);
+    if (found != by_row_.end()) {
+      auto entry = found->second;
+      // The kernel takes no other id while one is in use.
+      if (entry->pins > 0 || entry->epoch == epoch) return pin(entry);
+      old = entry->id;
+      by_row_.erase(found);
+      idle_.erase(entry);
+    }
   }
+  if (old != 0) transport_.close_backing(old);
   // Without the lock: opening a cold file may wait for the disk.
   transport_.about_to_block();
   int error = 0;
   UniqueFd fd = template_.open_content(content, &error);
   if (!fd) return -error;
   int id = transport_.open_backing(fd.get());
-  if (id > 0) return insert(row, id);
+  if (id > 0) return insert(row, id, epoch);
   switch (id) {
     case -ENOMEM:
     case -ENFILE:
@@ -52,7 +62,7 @@ int BackingTable::acquire(uint32_t row, uint32_t content) {
   }
 }
 
-int BackingTable::insert(uint32_t row, int32_t id) {
+int BackingTable::insert(uint32_t row, int32_t id, uint32_t epoch) {
   int32_t surplus = 0;
   int result;
   {
@@ -63,7 +73,7 @@ int BackingTable::insert(uint32_t row, int32_t id) {
       surplus = id;
       result = pin(found->second);
     } else {
-      pinned_.push_front({row, id, 1});
+      pinned_.push_front({row, id, 1, epoch});
       by_row_[row] = pinned_.begin();
       result = id;
     }

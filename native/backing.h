@@ -3,7 +3,7 @@
 // While an inode is open with passthrough, the kernel takes no other backing id for it: an id that
 // is in use stays (pinned) until the last RELEASE. Idle ids are kept too, so that opening a warm
 // file costs no system call besides the reply; the oldest idle one is closed where there are too
-// many.
+// many, and one from before a content was lost (its file may be the damaged one) is not used again.
 #pragma once
 
 #include <atomic>
@@ -44,10 +44,12 @@ class BackingTable {
     uint32_t row;
     int32_t id;
     uint32_t pins;
+    /** ContentTable::epoch from before the file was opened. */
+    uint32_t epoch;
   };
   using Entries = std::list<Entry>;
   int pin(Entries::iterator entry);
-  int insert(uint32_t row, int32_t id);
+  int insert(uint32_t row, int32_t id, uint32_t epoch);
 
   Template& template_;
   Transport& transport_;

@@ -119,11 +119,16 @@ void ContentTable::mark_parts(std::span<const uint32_t> parts) {
 
 void ContentTable::mark_failed(std::span<const uint32_t> contents, int error) {
   std::lock_guard lock(mutex_);
+  bool lost = false;
   for (uint32_t content : contents) {
+    lost |= state(content) == ContentState::kRoLayer;
     failures_[content] = error;
     states_[content].store(static_cast<uint8_t>(ContentState::kFailed), std::memory_order_release);
     finish(content, error);
   }
+  if (!lost) return;
+  lost_.store(true, std::memory_order_release);
+  epoch_.fetch_add(1, std::memory_order_release);
 }
 
 bool ContentTable::any_part(uint32_t content) const {

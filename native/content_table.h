@@ -84,9 +84,13 @@ class ContentTable {
   bool readable(uint32_t content, uint32_t first_part, uint32_t last_part) const;
   /** Errno of a failed content (EIO where the failure has been cleared meanwhile). */
   int failure(uint32_t content) const;
-  /** Changes whenever a failure is cleared: a file that was opened before may not be the one that
-   * is filled now. */
+  /** Changes whenever a complete content is lost and whenever a failure is cleared: a file that was
+   * opened before may not be the one that is filled, or was fetched again, since. */
   uint32_t epoch() const { return epoch_.load(std::memory_order_acquire); }
+
+  /** True once a complete content was lost: its file was found damaged, and what the kernel has
+   * cached of it may be, too. */
+  bool lost() const { return lost_.load(std::memory_order_acquire); }
 
   enum class Outcome { kParked, kReady, kFailed, kClosed };
   /** Lets a request wait, unless what it wants is there by now. kParked takes it. */
@@ -129,6 +133,7 @@ class ContentTable {
   std::unique_ptr<std::atomic<uint8_t>[]> states_;
   std::unique_ptr<std::atomic<uint64_t>[]> parts_;
   std::atomic<uint32_t> epoch_{0};
+  std::atomic<bool> lost_{false};
   std::atomic<uint32_t> waiting_{0};
   mutable std::mutex mutex_;
   std::unordered_map<uint32_t, ParkedList> waits_;

@@ -42,6 +42,9 @@ struct Handle {
   UniqueFd fd;
   /** ContentTable::epoch when fd was opened. */
   uint32_t epoch = 0;
+  /** fd is the verified whole. One opened while parts arrive may stay behind: where the content
+   * came another way (another image brought it), what was missing in it never follows. */
+  bool whole = false;
 };
 
 class HandleTable {

@@ -69,7 +69,8 @@ int open_passthrough(Session& session, const Target& t, int32_t id) {
   return kAnswered;
 }
 
-int open_handle(Session& session, const Target& t, bool direct, UniqueFd fd) {
+// `fd` is of the whole content, opened at `epoch`, or none yet.
+int open_handle(Session& session, const Target& t, bool direct, UniqueFd fd, uint32_t epoch) {
   auto handle = std::make_shared<Handle>();
   handle->row = t.row;
   handle->content = t.content;
@@ -77,11 +78,13 @@ int open_handle(Session& session, const Target& t, bool direct, UniqueFd fd) {
   if (direct) handle->process = process_of(t.tid);
   handle->direct = direct;
   handle->exec = (t.flags & kOpenForExec) != 0;
+  handle->whole = static_cast<bool>(fd);
   handle->fd = std::move(fd);
-  handle->epoch = session.tree().table().epoch();
+  handle->epoch = epoch;
   session.handles().add(handle);
   // FLUSH tells when a descriptor of a direct handle is closed; nothing is learnt from others.
-  uint32_t flags = FOPEN_KEEP_CACHE | (direct ? FOPEN_DIRECT_IO : FOPEN_NOFLUSH);
+  uint32_t flags = direct ? FOPEN_DIRECT_IO : FOPEN_NOFLUSH;
+  if (!session.tree().table().lost()) flags |= FOPEN_KEEP_CACHE;
   if (reply_open(session, t, kFhTable + handle->fh, flags, 0) != 0) {
     session.handles().remove(handle->fh);
   }
@@ -91,7 +94,7 @@ int open_handle(Session& session, const Target& t, bool direct, UniqueFd fd) {
 // Not complete, several parts. The descriptor is opened by the first READ: there may be no file
 // yet.
 int open_arriving(Session& session, const Target& t) {
-  return open_handle(session, t, session.passthrough(), UniqueFd());
+  return open_handle(session, t, session.passthrough(), UniqueFd(), 0);
 }
 
 int open_complete(Session& session, const Target& t) {
@@ -112,10 +115,11 @@ int open_complete(Session& session, const Target& t) {
     if (id != -EOPNOTSUPP) return id;
   }
   session.about_to_block();
+  uint32_t epoch = session.tree().table().epoch();
   int error = 0;
   UniqueFd fd = session.tree().open_content(t.content, &error);
   if (!fd) return -error;
-  return open_handle(session, t, false, std::move(fd));
+  return open_handle(session, t, false, std::move(fd), epoch);
 }
 
 std::unique_ptr<Parked> make_parked(const Context& c, const Target& t) {
@@ -162,10 +166,13 @@ int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offs
   int fd;
   {
     std::lock_guard lock(handle.lock);
-    uint32_t epoch = session.tree().table().epoch();
-    if (!handle.fd || handle.epoch != epoch) {
+    ContentTable& table = session.tree().table();
+    uint32_t epoch = table.epoch();
+    bool whole = table.state(t.content) == ContentState::kRoLayer;
+    if (!handle.fd || handle.epoch != epoch || (whole && !handle.whole)) {
       int error = 0;
-      UniqueFd opened = session.tree().open_arriving(t.content, &error);
+      UniqueFd opened = whole ? session.tree().open_content(t.content, &error)
+                              : session.tree().open_arriving(t.content, &error);
       if (!opened) return -error;
       // A READ of another thread may still use the old one: keep its number, change what it names.
       if (!handle.fd) {
@@ -174,6 +181,7 @@ int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offs
         return -errno;
       }
       handle.epoch = epoch;
+      handle.whole = whole;
     }
     fd = handle.fd.get();
   }

@@ -1,5 +1,5 @@
 // Requests that wait for contents: what ends a wait, and what does not.
-import { readFile } from 'node:fs/promises';
+import { chmod, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
@@ -73,6 +73,44 @@ for (const passthrough of [true, false]) {
     t.deepEqual(await actor.pread(fd, 0, 64), LARGE.subarray(0, 64));
     t.deepEqual(await actor.pread(fd, LARGE.length - 5, 64), LARGE.subarray(-5));
     t.true(LARGE.equals(await readFile(`${points[0]}/large`)));
+  });
+}
+
+for (const passthrough of [true, false]) {
+  const how = passthrough ? 'passthrough' : 'no passthrough';
+
+  test(`a file that another image brought is read whole by who had it open (${how})`, async (t) => {
+    const fixture = await Fixture.make(t, tree());
+    const { points } = await fixture.mount({ passthrough });
+    const actor = await Actor.start(fixture);
+    await fixture.arriveParts('large', [0, 3]);
+    const fd = await actor.open(`${points[0]}/large`);
+    t.deepEqual(await actor.pread(fd, 0, 50), LARGE.subarray(0, 50));
+    // The parts in between never come: the store has the whole under its digest, and the partial
+    // file goes.
+    const content = fixture.content('large');
+    await rm(join(fixture.dir, 'incoming', `${fixture.partialPrefix}.${content}`));
+    await fixture.arrive('large');
+    const hole = 2 * PART_BYTES - 10;
+    t.deepEqual(await actor.pread(fd, hole, 50), LARGE.subarray(hole, hole + 50));
+  });
+
+  test(`a content that was lost and fetched again is what later opens read (${how})`, async (t) => {
+    const fixture = await Fixture.make(t, tree());
+    const { points } = await fixture.mount({ passthrough });
+    const content = fixture.content('small');
+    const digest = fixture.digest(content);
+    const place = join(fixture.dir, 'content', digest.slice(0, 2), digest.slice(2));
+    await fixture.store([content]);
+    await chmod(place, 0o644);
+    await writeFile(place, 'rotten bytes!');
+    await fixture.send({ do: 'markReady', indexes: [content] });
+    t.is(await readFile(`${points[0]}/small`, 'utf8'), 'rotten bytes!');
+    await rename(place, join(fixture.dir, 'quarantined'));
+    await fixture.send({ do: 'markFailed', indexes: [content], errno: EIO });
+    await t.throwsAsync(readFile(`${points[0]}/small`), { code: 'EIO' });
+    await fixture.arrive('small');
+    t.is(await readFile(`${points[0]}/small`, 'utf8'), 'small content');
   });
 }
 
