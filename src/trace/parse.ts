@@ -64,11 +64,8 @@ export function parseItem(value: unknown, where: string): TraceItem {
   };
   const size = fields.count('z', BYTES_MAX);
   if (size !== undefined) item.sizeBytes = size;
-  const digest = fields.text('d');
-  if (digest !== undefined) {
-    if (!HEX.test(digest)) throw fields.bad('d', 'is no sha256 in hex');
-    item.digest = digest;
-  }
+  const digest = parseDigest(fields);
+  if (digest !== undefined) item.digest = digest;
   const arrived = fields.count('v', TRACE_NS_MAX);
   if (arrived !== undefined) item.arrivedNs = arrived;
   const ranges = fields.list('r', TRACE_RANGES_MAX);
@@ -76,6 +73,13 @@ export function parseItem(value: unknown, where: string): TraceItem {
     item.ranges = ranges.map((range) => parseRange(range, fields, accessNs));
   }
   return item;
+}
+
+/** The content's digest, where the item has it. */
+export function parseDigest(fields: Fields): string | undefined {
+  const digest = fields.text('d');
+  if (digest !== undefined && !HEX.test(digest)) throw fields.bad('d', 'is no sha256 in hex');
+  return digest;
 }
 
 function label(fields: Fields, key: string): string | undefined {

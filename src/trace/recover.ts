@@ -14,6 +14,7 @@ import {
 import { Fields, parseJson } from './json.ts';
 import {
   lastMomentNs,
+  parseDigest,
   parseHead,
   parseItem,
   parseRange,
@@ -70,6 +71,8 @@ class Journal {
       Object.assign(item, { ...parseItem(fields.value, fields.where), path: item.path });
     } else if (fields.get('v') !== undefined) {
       item.arrivedNs = fields.count('v', TRACE_NS_MAX)!;
+      const digest = parseDigest(fields);
+      if (digest !== undefined) item.digest = digest;
     } else item.ranges ??= [];
   }
 

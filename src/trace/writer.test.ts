@@ -135,6 +135,26 @@ test('ranges: first touches by blocks, a range for each part, cut at the end of 
   t.deepEqual(unread!.ranges, []);
 });
 
+test('a digest that is known only with the last part is in the trace and in the journal', async (t) => {
+  const directory = await directoryFor(t);
+  const writer = await TraceWriter.create({ directory, head });
+  writer.opened({ ...open('big', 5), sizeBytes: 3 * MIB });
+  writer.arrived('big', 70, 'c'.repeat(64));
+  writer.opened({ ...open('small', 6), digest: 'd'.repeat(64) });
+  writer.arrived('small', 80, 'e'.repeat(64));
+  await writer.flush();
+  const journal = parseJournal(await readFile(join(directory, `${writer.id}.part`)), 'journal');
+  for (const { seq } of [journal, await loadTrace((await writer.finish(end))!)]) {
+    t.deepEqual(
+      seq.map(({ digest, arrivedNs }) => [digest, arrivedNs]),
+      [
+        ['c'.repeat(64), 70],
+        ['d'.repeat(64), 80],
+      ],
+    );
+  }
+});
+
 test('a run that saw nothing leaves nothing, a discarded one neither', async (t) => {
   const directory = await directoryFor(t);
   t.is(await (await TraceWriter.create({ directory, head })).finish(end), undefined);

@@ -173,13 +173,18 @@ export class TraceWriter {
     this.#line({ i: index, r: [] });
   }
 
-  /** All bytes of a file are there since `atNs`, where that file has been seen. */
-  arrived(path: string, atNs: number): void {
+  /**
+   * All bytes of a file are there since `atNs`, where that file has been seen. The digest of one that
+   * arrives in parts may be known only then.
+   */
+  arrived(path: string, atNs: number, digest?: string): void {
     const index = this.#index.get(path);
     const item = index === undefined ? undefined : this.#items[index];
     if (item === undefined || item.arrivedNs !== undefined || !validTime(atNs)) return;
     item.arrivedNs = atNs;
-    this.#line({ i: index, v: atNs });
+    const late = item.digest === undefined ? digest : undefined;
+    if (late !== undefined) item.digest = late;
+    this.#line({ i: index, v: atNs, ...(late === undefined ? {} : { d: late }) });
   }
 
   /** Bytes that have come from the server, all in all, up to a moment. Equal ones are left out. */

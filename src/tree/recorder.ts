@@ -125,7 +125,7 @@ export class Recorder {
       if (access.kind === 'open') await this.#opened(access);
       else this.#read(access);
     }
-    this.#lookForArrivals();
+    await this.#lookForArrivals();
     this.#writer.received({ atNs: this.#nowNs(), bytes: sink.receivedBytes() });
   }
 
@@ -177,14 +177,15 @@ export class Recorder {
     }
   }
 
-  #lookForArrivals(): void {
+  async #lookForArrivals(): Promise<void> {
     const twin = this.#options.template.native;
     for (const [content, paths] of this.#arriving) {
       const atMs = this.#watch.at(content);
       if (atMs === undefined && twin.state(content) !== CONTENT_STATE.RoLayer) continue;
       // Readable and never seen to arrive: it was there before.
       const atNs = atMs === undefined ? 0 : Math.max(0, Math.round((atMs - this.#startMs) * 1e6));
-      for (const path of paths) this.#writer.arrived(path, atNs);
+      const digest = await this.#digest(content);
+      for (const path of paths) this.#writer.arrived(path, atNs, digest);
       this.#arriving.delete(content);
     }
   }

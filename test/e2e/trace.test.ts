@@ -1,0 +1,230 @@
+// Recording through the command line: what a trace of a real mount holds, on live mounts too, and
+// what is left of it when the daemon is killed or the disk says no.
+import { mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import test, { type ExecutionContext } from 'ava';
+import { loadTrace, loadTraces } from '../../src/trace/files.ts';
+import type { TraceItem, Tracer } from '../../src/trace/tracer.ts';
+import { busyboxImage } from '../lib/busybox-image.ts';
+import { must, until } from '../lib/proc.ts';
+import { type SmallImage, smallImage } from '../lib/small-image.ts';
+import { Stage } from '../lib/stage.ts';
+
+const MIB = 1 << 20;
+
+async function small(
+  t: ExecutionContext,
+  rate?: string,
+): Promise<{ stage: Stage; image: SmallImage; traces: string }> {
+  const stage = await Stage.open(t);
+  const image = await smallImage(stage.dir);
+  await stage.serve(rate === undefined ? {} : { rate });
+  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+  return { stage, image, traces: join(stage.root, 'traces') };
+}
+
+/** The only trace of a root. */
+async function theTrace(t: ExecutionContext, directory: string): Promise<Tracer> {
+  const { traces, broken } = await loadTraces(directory);
+  t.deepEqual(broken, []);
+  t.is(traces.length, 1);
+  return traces[0]!.tracer;
+}
+
+function item(tracer: Tracer, path: string): TraceItem {
+  const found = tracer.seq.filter((i) => i.path === path);
+  if (found.length !== 1) throw new Error(`${path} stands ${found.length} times in the trace`);
+  return found[0]!;
+}
+
+/** Reads bytes of a file in a child process: the daemon must never wait for its own test. */
+async function readAt(path: string, offset: number, bytes: number): Promise<void> {
+  const block = 4096;
+  const args = [`skip=${offset / block}`, `count=${bytes / block}`, `bs=${block}`];
+  await must('dd', [`if=${path}`, 'of=/dev/null', 'status=none', ...args]);
+}
+
+for (const rw of ['off', 'overlay']) {
+  test(`mount --trace records order, waits, ranges, arrivals and digests (rw ${rw})`, async (t) => {
+    const { stage, image, traces } = await small(t, '40mbit');
+    const dir = await stage.mount('small:1', ['--rw', rw, '--trace', 'shop']);
+    t.is((await stage.mountStatus(dir)).trace, 'shop');
+    // The large file is last in tree order: its parts are waited for.
+    await readAt(join(dir, image.large), 8 * MIB, 65_536);
+    await readAt(join(dir, image.large), 2 * MIB, 4096);
+    const wanted = [image.small[70]!, image.medium, image.small[3]!];
+    for (const path of wanted) await must('cat', [join(dir, path)]);
+    await must('cat', [join(dir, image.small[70]!)]);
+    await stage.must(['umount', dir]);
+
+    const trace = await theTrace(t, traces);
+    t.like(trace, { group: 'shop', image: 'small:1', platform: 'linux/amd64' });
+    t.regex(trace.digest!, /^sha256:/);
+    t.deepEqual(
+      trace.seq.map(({ path }) => path),
+      [image.large, ...wanted],
+    );
+    for (const seen of trace.seq) {
+      // Of what had not arrived by the end, the digest is not known.
+      const digest = seen.arrivedNs === undefined ? undefined : image.files.get(seen.path)!.sha256;
+      t.is(seen.digest, digest, seen.path);
+      t.is(seen.sizeBytes, image.files.get(seen.path)!.bytes);
+      t.true(seen.accessNs < Number(trace.endNs - trace.startNs));
+    }
+    const { ranges } = item(trace, image.large);
+    t.deepEqual(
+      ranges!.map(({ offsetBytes }) => Math.floor(offsetBytes / MIB)),
+      [8, 2],
+    );
+    t.true(ranges![0]!.waitNs > 1e6, 'its part was not there yet');
+    const medium = item(trace, image.medium);
+    t.true(medium.arrivedNs !== undefined && medium.arrivedNs >= 0);
+    if (medium.waitNs > 0) {
+      t.true(Math.abs(medium.accessNs + medium.waitNs - medium.arrivedNs!) < 500e6);
+    }
+    const received = trace.received!;
+    t.true(received.length >= 2);
+    t.true(received.at(-1)!.bytes >= 128 * 1024);
+    t.is(trace.lost, undefined);
+    t.deepEqual(
+      await readdir(traces).then((names) => names.filter((n) => !n.endsWith('.json'))),
+      [],
+    );
+    const listed = await stage.json<{ traces: { group: string; files: number }[] }>([
+      'trace',
+      'ls',
+    ]);
+    t.like(listed.traces[0], { group: 'shop', files: 4 });
+  });
+}
+
+test('trace on and off on a live mount: a run each time, and ranges of files that are there', async (t) => {
+  const { stage, image, traces } = await small(t);
+  const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
+  await must('cat', [join(dir, image.small[0]!)]);
+  const [on] = await stage.json<object[]>(['trace', 'on', dir, '--group', 'live']);
+  t.like(on, { directory: dir, group: 'live', path: null });
+  t.is((await stage.mountStatus(dir)).trace, 'live');
+  await must('cat', [join(dir, image.small[0]!)]);
+  await readAt(join(dir, image.large), 3 * MIB, 4096);
+  const [off] = await stage.json<{ path: string }[]>(['trace', 'off']);
+  t.is((await stage.mountStatus(dir)).trace, null);
+  await must('cat', [join(dir, image.small[1]!)]);
+  const first = await loadTrace(off!.path);
+  t.is(first.group, 'live');
+  t.deepEqual(
+    first.seq.map(({ path }) => path),
+    [image.small[0], image.large],
+  );
+  t.deepEqual(
+    first.seq.map(({ waitNs, arrivedNs }) => [waitNs, arrivedNs]),
+    [
+      [0, 0],
+      [0, 0],
+    ],
+  );
+  t.deepEqual(
+    item(first, image.large).ranges!.map((r) => [r.offsetBytes, r.lengthBytes]),
+    [[3 * MIB, 65_536]],
+  );
+  // Another one, which ends with the mount.
+  await stage.must(['trace', 'on', dir]);
+  await must('cat', [join(dir, image.small[1]!)]);
+  await stage.must(['umount', dir]);
+  const { traces: all } = await loadTraces(traces);
+  t.deepEqual(all.map(({ tracer }) => tracer.group).sort(), ['default', 'live']);
+
+  const nothing = await stage.run(['trace', 'on', dir]);
+  t.not(nothing.code, 0);
+  t.regex(nothing.stderr, /not mounted by firstlight/);
+});
+
+test('a run that saw nothing leaves nothing; a bad group is refused', async (t) => {
+  const { stage, traces } = await small(t);
+  const dir = await stage.mount('small:1', ['--trace', 'idle', '--wait']);
+  await stage.must(['umount', dir]);
+  t.deepEqual(await readdir(traces), []);
+  const bad = await stage.run(['mount', 'small:1', dir, '--trace', '../etc']);
+  t.is(bad.code, 2, bad.stderr);
+  t.regex(bad.stderr, /not a name for a trace group/);
+  t.deepEqual((await stage.status()).mounts, []);
+});
+
+test('a mount that cannot be recorded is not made, and says why', async (t) => {
+  const { stage, traces } = await small(t);
+  await stage.must(['ls']);
+  await rm(traces, { recursive: true, force: true });
+  await mkdir(stage.root, { recursive: true });
+  await writeFile(traces, 'in the way');
+  const dir = await stage.mountPoint();
+  const ended = await stage.run(['mount', 'small:1', dir, '--trace', 'x']);
+  t.not(ended.code, 0);
+  t.regex(ended.stderr, /traces|EEXIST|ENOTDIR/);
+  t.deepEqual((await stage.status()).mounts, []);
+  await stage.must(['mount', 'small:1', dir]);
+});
+
+test('kill -9 of the daemon: the next one saves what was recorded until the last second', async (t) => {
+  const { stage, image, traces } = await small(t);
+  const dir = await stage.mount('small:1', ['--rw', 'off', '--trace', 'killed', '--wait']);
+  for (const path of image.small.slice(0, 20)) await must('cat', [join(dir, path)]);
+  await readAt(join(dir, image.large), 5 * MIB, 4096);
+  await sleep(1000);
+  const pid = await stage.daemonPid();
+  process.kill(pid, 'SIGKILL');
+  await until('the daemon has ended', async () => {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+    return stat === undefined || / Z /.test(stat);
+  });
+  t.deepEqual(
+    (await readdir(traces)).filter((name) => name.endsWith('.json')),
+    [],
+  );
+  await stage.must(['mount', 'small:1', dir, '--rw', 'off']);
+  const trace = await theTrace(t, traces);
+  t.true(trace.recovered);
+  t.is(trace.group, 'killed');
+  t.deepEqual(
+    trace.seq.map(({ path }) => path),
+    [...image.small.slice(0, 20), image.large],
+  );
+  t.is(item(trace, image.large).ranges![0]!.offsetBytes, 5 * MIB);
+});
+
+test('a descriptor that outlives a detached mount does not hold its trace up', async (t) => {
+  const { stage, image, traces } = await small(t);
+  const dir = await stage.mount('small:1', ['--rw', 'off', '--trace', 'lazy', '--wait']);
+  const holder = await open(join(dir, image.small[5]!), 'r');
+  try {
+    await stage.must(['umount', '--lazy', dir]);
+    const trace = await theTrace(t, traces);
+    t.deepEqual(
+      trace.seq.map(({ path }) => path),
+      [image.small[5]],
+    );
+  } finally {
+    await holder.close();
+  }
+});
+
+test('run --trace records a container from its first file to its end', async (t) => {
+  const stage = await Stage.open(t);
+  await stage.serve();
+  await stage.addImage(`rootfs:${await busyboxImage(stage.dir)}`, 'tiny:1');
+  const script = 'cat /etc/passwd /etc/group > /tmp/copy; cat /tmp/copy > /dev/null; exit 3';
+  const ended = await stage.run(['run', 'tiny:1', '--trace', 'box', '--', 'sh', '-c', script]);
+  t.is(ended.code, 3, ended.stderr);
+  const trace = await until('the trace is saved', async () => {
+    const { traces } = await loadTraces(join(stage.root, 'traces'));
+    return traces[0]?.tracer;
+  });
+  t.is(trace.group, 'box');
+  const paths = trace.seq.map(({ path }) => path);
+  t.true(paths.includes('bin/busybox'));
+  t.true(paths.includes('etc/group'));
+  t.false(paths.includes('tmp/copy'), 'what the container wrote is no content of the image');
+  // A static busybox is larger than a part: the pages that ran are told, in order.
+  const { ranges, sizeBytes } = item(trace, 'bin/busybox');
+  if (sizeBytes! > MIB) t.is(ranges![0]!.offsetBytes, 0);
+});
