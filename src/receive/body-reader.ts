@@ -114,5 +114,7 @@ export class BodyReader {
 }
 
 function tooEarly(): FirstlightError {
-  return new FirstlightError('unreachable', 'the server ended its answer too early');
+  return new FirstlightError('unreachable', 'the server ended its answer too early', {
+    hint: 'look at its log, and for a proxy in between that cuts connections',
+  });
 }

@@ -112,6 +112,11 @@ export class Intake {
     }
   }
 
+  /** Forgets how often frames came wrong. */
+  forgive(): void {
+    this.#wrong.clear();
+  }
+
   /** Resolves when another frame may be taken. @throws the error that stopped the intake */
   async room(): Promise<void> {
     while (this.#inFlight >= IN_FLIGHT_BYTES && this.#failure === undefined) {

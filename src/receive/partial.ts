@@ -38,6 +38,8 @@ export class PartialContent {
     const file = await this.#io.openForParts(this.facts.path);
     try {
       for (const { index, data } of parts) {
+        // Bytes that were hashed are replaced (a write after them had failed): all is read back.
+        if (index < this.#hashed) this.#forget();
         await this.#io.writeAt(file, data, index * PART_BYTES);
         if (index !== this.#hashed) continue;
         this.#hash.update(data);
@@ -112,8 +114,12 @@ export class PartialContent {
 
   /** Removes the file and forgets what was hashed. */
   async discard(): Promise<void> {
+    this.#forget();
+    await this.#io.remove(this.facts.path);
+  }
+
+  #forget(): void {
     this.#hash = createHash('sha256');
     this.#hashed = 0;
-    await this.#io.remove(this.facts.path);
   }
 }

@@ -47,8 +47,11 @@ const CONNECT_TIMEOUT = 'UND_ERR_CONNECT_TIMEOUT';
 /** What this process shares between opens of one store. */
 class Shared {
   readonly images = new Map<string, Promise<SharedImage>>();
-  /** Openings by reference that are under way. */
-  readonly openings = new Map<string, Promise<SharedImage>>();
+  /** Openings by reference that are under way, with the signal of who began them. */
+  readonly openings = new Map<
+    string,
+    { image: Promise<SharedImage>; signal: AbortSignal | undefined }
+  >();
   readonly clients = new Map<string, DeltaClient>();
 
   client(server: string, timeouts: Timeouts): DeltaClient {
@@ -101,14 +104,17 @@ export class Receiver {
       ' ',
     );
     for (;;) {
-      let opening = shared.openings.get(key);
-      if (opening === undefined) {
-        opening = new Opening(store, shared, options).run();
-        shared.openings.set(key, opening);
-        const forget = () => shared.openings.delete(key);
-        opening.then(forget, forget);
+      const present = shared.openings.get(key);
+      const opening = present ?? begin(store, shared, options, key);
+      let image: SharedImage;
+      try {
+        image = await opening.image;
+      } catch (error) {
+        // Whoever began it has gone, and this one has not: it begins anew.
+        const left = present?.signal?.aborted === true && options.signal?.aborted !== true;
+        if (left) continue;
+        throw error;
       }
-      const image = await opening;
       // Its last user may have closed it between the two lines.
       if (image.closed !== undefined) continue;
       image.retain();
@@ -154,6 +160,15 @@ export class Receiver {
     this.#closing ??= this.#shared.release();
     return this.#closing;
   }
+}
+
+/** Begins an opening that others of the same key share. */
+function begin(store: LayerStore, shared: Shared, options: ReceiverOptions, key: string) {
+  const opening = { image: new Opening(store, shared, options).run(), signal: options.signal };
+  shared.openings.set(key, opening);
+  const forget = () => shared.openings.delete(key);
+  opening.image.then(forget, forget);
+  return opening;
 }
 
 /** True for what may be over at the next attempt: a broken connection, a stall, a restarting server. */
@@ -231,7 +246,10 @@ class Opening {
       if (present === undefined) break;
       // An opening that failed has told its own caller; this one tries for itself.
       const image = await present.catch(() => undefined);
-      if (image !== undefined && image.closed === undefined) return image;
+      if (image !== undefined && image.closed === undefined) {
+        image.retry();
+        return image;
+      }
       // What is being closed must be quiet before the same files are opened again.
       await image?.closed;
       if (images.get(digest) === present) images.delete(digest);
@@ -265,11 +283,12 @@ class Opening {
       const abort = new AbortController();
       // The caller's signal ends the opening, not the transfer that others may share by then.
       const forward = () => abort.abort(signal?.reason);
+      const detach = () => signal?.removeEventListener('abort', forward);
       signal?.addEventListener('abort', forward, { once: true });
       signal?.throwIfAborted();
       try {
         const answer = await this.#ask(client, bases, abort);
-        const lacking = await this.#take(client, answer, abort);
+        const lacking = await this.#take(client, answer, abort, detach);
         if (!Array.isArray(lacking)) return lacking;
         this.#options.log.warn(
           { bases: lacking },
@@ -285,7 +304,7 @@ class Opening {
         this.#options.log.warn({ err: error, failures }, 'the header did not arrive; trying again');
         await sleep(backoffMs(failures, this.#options.backoff));
       } finally {
-        signal?.removeEventListener('abort', forward);
+        detach();
       }
     }
   }
@@ -295,13 +314,17 @@ class Opening {
     return client.delta({ image: ref, platform, bases }, abort.signal);
   }
 
-  /** Opens what an answer brings, or names the bases that lack something. */
+  /**
+   * Opens what an answer brings, or names the bases that lack something.
+   * @param detach  takes the caller's signal off `abort`, which is the transfer's from then on
+   */
   async #take(
     client: DeltaClient,
     answer: DeltaAnswer,
     abort: AbortController,
+    detach: () => void,
   ): Promise<SharedImage | string[]> {
-    const { ref, platform } = this.#options;
+    const { ref, platform, signal } = this.#options;
     const name = isDigest(ref) ? '' : ref;
     // One that is just being opened is not in the store yet; one that has been closed may have left it.
     const open = await this.#shared.images.get(answer.digest)?.catch(() => undefined);
@@ -317,6 +340,8 @@ class Opening {
         `${client.server} announced ${answer.digest} and sent another image`,
       );
     }
+    signal?.throwIfAborted();
+    detach();
     const context = { ...this.#context, client };
     return this.#store.guard(async () => {
       const bases = await findInBases(this.#store, received.header);

@@ -98,7 +98,13 @@ export class SharedImage {
 
   /** Opens an image of the store. */
   static async stored(context: OpenContext, image: StoredImage): Promise<SharedImage> {
-    return image.complete ? openComplete(context, image) : openIncomplete(context, image);
+    // From the first look at its files, or it could be removed between two of them.
+    const release = context.store.use(image.digest);
+    try {
+      return await (image.complete ? openComplete : openIncomplete)(context, image);
+    } finally {
+      release();
+    }
   }
 
   /**
@@ -147,6 +153,11 @@ export class SharedImage {
     transfer: Transfer | undefined,
   ): SharedImage {
     return new SharedImage(context, image, template, files, progress, transfer);
+  }
+
+  /** Begins again where the transfer has given contents up. */
+  retry(): void {
+    this.#transfer?.retry();
   }
 
   /** One more user. */

@@ -52,13 +52,14 @@ export class Transfer {
   readonly #rate = new RateMeter();
   readonly #signal: AbortSignal;
   readonly progress: Progress;
-  readonly #complete = Promise.withResolvers<void>();
+  #complete = Promise.withResolvers<void>();
   #plan: FramePlan | undefined;
   #stream: FrameStream | undefined;
   #running: Promise<void> = Promise.resolve();
   /** Asked for without bases, because a base lacked what it should have had. */
   #withoutBases = false;
   #wakeUp: (() => void) | undefined;
+  /** Frames of streams that came and were right. */
   #moved = 0;
 
   constructor(parts: TransferParts) {
@@ -127,11 +128,31 @@ export class Transfer {
   /** Contents of the store (digests, hex) were found damaged and are gone: they are fetched again. */
   lose(hexes: Set<string>): void {
     if (this.#parts.arrivals.lose(hexes).length === 0) return;
+    this.retry();
     if (this.#plan !== undefined && !this.#covered()) {
       this.#plan = undefined;
       this.#withoutBases = true;
     }
     this.#changed();
+  }
+
+  /**
+   * Asks anew for what was given up: the server may have been mended since. Reads of it wait again.
+   * Nothing where the transfer has not failed.
+   */
+  retry(): void {
+    if (this.progress.state !== 'failed' || this.#signal.aborted) return;
+    const { arrivals, template, log } = this.#parts;
+    log.info('what was given up is asked for again');
+    this.#complete = Promise.withResolvers();
+    this.#complete.promise.catch(() => undefined);
+    this.#plan = undefined;
+    this.#intake.forgive();
+    this.progress.state = 'receiving';
+    delete this.progress.error;
+    delete this.progress.errorKind;
+    template.native.clearFailed(Uint32Array.from(arrivals.missing()));
+    this.#running = this.#run(undefined);
   }
 
   /** Ends the transfer where it stands; what has arrived stays in the store. */
@@ -181,7 +202,6 @@ export class Transfer {
     const now = Date.now();
     this.progress.receivedBytes += bytes;
     if (this.progress.firstFrameAt === 0) this.progress.firstFrameAt = now;
-    this.#moved++;
   }
 
   #changed(): void {
@@ -318,7 +338,8 @@ export class Transfer {
         const { bytes } = plan.frames[stream.frame]!;
         if (plan.isMissing(stream.frame)) {
           const data = await stream.body.take(bytes);
-          if (!this.#intake.take(plan, stream.frame, data)) wrong = true;
+          if (this.#intake.take(plan, stream.frame, data)) this.#moved++;
+          else wrong = true;
         } else await stream.body.skip(bytes);
         this.#received(bytes);
         this.#rate.add(bytes);
