@@ -74,6 +74,10 @@ void AccessTrace::start(const Toc& toc) {
 void AccessTrace::stop() { on_.store(false, kRelaxed); }
 
 AccessTrace::Taken AccessTrace::take() {
+  {
+    std::lock_guard lock(mutex_);
+    if (records_.empty()) return {{}, std::exchange(lost_, 0)};
+  }
   std::vector<AccessRecord> empty;
   // Made before the lock is held, and of its full size: no thread that answers requests allocates.
   if (on()) empty.reserve(kRecordsMax);
