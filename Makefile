@@ -16,13 +16,16 @@ help: ## this list
 
 native/build/%.o: native/%.cc $(wildcard native/*.h)
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) $(NATIVE_FLAGS) -c $< -o $@
+	@echo 'compile $<'
+	@$(CXX) $(CXXFLAGS) $(NATIVE_FLAGS) -c $< -o $@
 
 native/build/firstlight.node: $(NATIVE_OBJECTS)
-	$(CXX) $(CXXFLAGS) -shared -pthread -o $@ $^
+	@echo 'link $@'
+	@$(CXX) $(CXXFLAGS) -shared -pthread -o $@ $^
 
 .PHONY: native
 native: native/build/firstlight.node ## build the native part
+	@:
 include native/native.mk
 
 .PHONY: setup

@@ -125,8 +125,9 @@ function print(time: Timeline): void {
 }
 
 async function main(stage: Stage): Promise<void> {
-  console.log("building Debian's redis-server image where it is not cached (a minute or two) ...");
+  console.log("Debian's redis-server as an image (built by the first run: a minute or two) ...");
   const image = await testImage('redis');
+  if (closing !== undefined) return;
   await stage.serve({ rate: RATE });
   console.log('taking it in at the server ...');
   await stage.addImage(`oci:${image}/oci:latest`, IMAGE);
