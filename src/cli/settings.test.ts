@@ -81,6 +81,7 @@ test('a bad value names the place it came from', async (t) => {
     [{}, { FIRSTLIGHT_WAIT_TIMEOUT: 'soon' }, 'wait-timeout', /^FIRSTLIGHT_WAIT_TIMEOUT is "soon"/],
     [{ rw: 'maybe' }, {}, 'rw', /overlay, fuse, off/],
     [{ threads: '-1' }, {}, 'threads', /whole number/],
+    [{ threads: '65' }, {}, 'threads', /up to 64/],
     [{ passthrough: 'yes' }, {}, 'passthrough', /true or false/],
   ];
   for (const [flags, env, key, expected] of cases) {

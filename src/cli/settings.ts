@@ -42,13 +42,13 @@ export const SETTINGS = {
   rw: {
     type: ['overlay', 'fuse', 'off'],
     placeholder: 'MODE',
-    text: 'what takes the writes: overlay, fuse or off',
+    text: 'what takes the writes: overlay or off (fuse is not there yet)',
     default: 'overlay',
   },
   session: {
     type: ['kernel', 'fuse-native'],
     placeholder: 'KIND',
-    text: 'what speaks to the kernel: kernel or fuse-native',
+    text: 'what speaks to the kernel: kernel (fuse-native is not there yet)',
     default: 'kernel',
   },
   'wait-timeout': {
@@ -282,7 +282,7 @@ function complaint(type: SettingType, text: string): string | undefined {
     case 'duration':
       return parseDuration(text) === undefined ? 'a time such as 300s, 5m or 250ms' : undefined;
     case 'count':
-      return /^\d{1,4}$/.test(text) ? undefined : 'a whole number';
+      return /^\d{1,2}$/.test(text) && Number(text) <= 64 ? undefined : 'a whole number up to 64';
     case 'boolean':
       return text === 'true' || text === 'false' ? undefined : 'true or false';
     case 'path':

@@ -27,7 +27,9 @@ const USTAR = 'ustar\0';
 
 /** The error for an archive that cannot be read. */
 export function badTar(why: string): FirstlightError {
-  return new FirstlightError('corrupt', `bad tar archive: ${why}`);
+  return new FirstlightError('corrupt', `bad tar archive: ${why}`, {
+    hint: 'the file is damaged, or no tar archive; build it again',
+  });
 }
 
 /** Bytes up to the first NUL, as a byte string. */

@@ -5,6 +5,8 @@ import type { OptionValues } from '../commands.ts';
 import type { Context } from '../context.ts';
 import { formatBytes } from '../print.ts';
 
+const counted = (n: number, what: string) => `${n} ${what}${n === 1 ? '' : 's'}`;
+
 export async function run(
   context: Context,
   _args: string[],
@@ -14,7 +16,7 @@ export async function run(
   if (context.json) context.printJson(removed);
   else if (removed !== undefined) {
     context.print(
-      `removed ${removed.contents} contents (${formatBytes(removed.bytes)}), ${removed.images} images`,
+      `removed ${counted(removed.contents, 'content')} (${formatBytes(removed.bytes)}), ${counted(removed.images, 'image')}`,
     );
   }
   return undefined;

@@ -16,6 +16,8 @@ export function describe(mount: MountStatus, now: number): string {
   const { transfer, stats } = mount;
   const share = transfer.bytes === 0 ? 100 : (100 * transfer.bytesDone) / transfer.bytes;
   const start = transfer.firstFrameAt;
+  // Until all is there, the newest frame is not the last one.
+  const lastFrameAt = transfer.state === 'complete' ? mount.lastFrameAt : null;
   const end = transfer.lastFrameAt ?? now;
   const rate =
     start !== null && end > start
@@ -24,7 +26,7 @@ export function describe(mount: MountStatus, now: number): string {
   const lines = [
     `${mount.directory}  ${mount.image}  (${mount.platform}, rw ${mount.rw}, ${mount.state})`,
     `  transfer  ${transfer.state}, ${share.toFixed(0)}%: ${formatBytes(transfer.bytesDone)} of ${formatBytes(transfer.bytes)}, ${transfer.framesDone} of ${transfer.frames} frames${rate}, ${transfer.retries} retries`,
-    `  times     header ${since(mount.requestedAt, mount.headerAt)}, mounted ${since(mount.requestedAt, mount.mountedAt)}, first read ${since(mount.requestedAt, mount.firstReadAt)}, last frame ${since(mount.requestedAt, mount.lastFrameAt)}`,
+    `  times     header ${since(mount.requestedAt, mount.headerAt)}, mounted ${since(mount.requestedAt, mount.mountedAt)}, first read ${since(mount.requestedAt, mount.firstReadAt)}, last frame ${since(mount.requestedAt, lastFrameAt)}`,
   ];
   if (stats !== null) {
     lines.push(
