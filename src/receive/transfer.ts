@@ -436,7 +436,7 @@ export class Transfer {
       return;
     }
     await store.contents.makeDurable();
-    await image.setState({ complete: true });
+    await image.setComplete();
     await store.removePartials(image.digest);
     await arrivals.close();
     this.#count();

@@ -187,6 +187,15 @@ export class StoredImage {
     this.#state = next;
   }
 
+  /**
+   * Says that every content is here: the caller has made them durable. Their slots are made so
+   * before, since a slot that was lost would leave the image with a file that nobody can read.
+   */
+  async setComplete(): Promise<void> {
+    await this.#io.syncFile(this.path('contents'));
+    await this.setState({ complete: true });
+  }
+
   /** Takes another bundle of the same image as the place to fetch from. */
   async setBundle(frames: Buffer, from: Pick<ImageState, 'server' | 'bundlePath' | 'etag'>) {
     // Between the two replacements `state` names the old bundle: its path fails, or answers with an

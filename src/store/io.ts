@@ -28,6 +28,8 @@ export interface StoreIo {
   remove(path: string): Promise<void>;
   /** Creates a directory and its parents, mode 0700 for the ones it makes. */
   makeDirectory(path: string): Promise<void>;
+  /** fsync of a file: what was written to it in place, by whoever, lasts. */
+  syncFile(path: string): Promise<void>;
   /** fsync of a directory: its entries last. */
   syncDirectory(path: string): Promise<void>;
 }
@@ -51,6 +53,15 @@ async function withNewFile(path: string, use: (file: FileHandle) => Promise<void
   }
 }
 
+async function sync(path: string): Promise<void> {
+  const file = await open(path, 'r');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
 /** The real disk. */
 export const diskIo: StoreIo = {
   writeFiles: (directory, data, files) => native().writeFiles(directory, data, files),
@@ -66,14 +77,8 @@ export const diskIo: StoreIo = {
   async makeDirectory(path) {
     await mkdir(path, { recursive: true, mode: 0o700 });
   },
-  async syncDirectory(path) {
-    const directory = await open(path, 'r');
-    try {
-      await directory.sync();
-    } finally {
-      await directory.close();
-    }
-  },
+  syncFile: sync,
+  syncDirectory: sync,
 };
 
 /**

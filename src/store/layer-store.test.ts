@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
@@ -16,12 +16,14 @@ import {
 } from '../../test/receive/fixture.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import type { NewImage } from './image.ts';
+import { diskIo, type StoreIo } from './io.ts';
 import { LayerStore } from './layer-store.ts';
+import { MetaDb } from './meta.ts';
 
-async function openStore(t: ExecutionContext, root?: string) {
+async function openStore(t: ExecutionContext, root?: string, io: StoreIo = diskIo) {
   const directory = root ?? (await scratch(t));
   const { log, lines } = quietLog();
-  const store = await LayerStore.open(directory, { log });
+  const store = await LayerStore.open(directory, { log, io });
   t.teardown(() => store.close().catch(() => undefined));
   return { store, root: directory, lines };
 }
@@ -349,4 +351,70 @@ test('any order of puts, images, removals, collections and restarts keeps what i
     { numRuns: 25 },
   );
   t.pass();
+});
+
+test('an image that comes back while it is being removed keeps its new files', async (t) => {
+  let slow = false;
+  const io: StoreIo = {
+    ...diskIo,
+    async remove(path) {
+      if (slow && path.includes('image.')) await sleep(200);
+      await diskIo.remove(path);
+    },
+  };
+  const { store, root } = await openStore(t, undefined, io);
+  const image = makeImage('back', someFiles('back', [2_500_000]));
+  await store.registerImage(newImage(image, 'app:1', false));
+  slow = true;
+  const removal = store.removeImage('app:1');
+  const back = await store.registerImage(newImage(image, 'app:1', false));
+  const partial = join(root, 'incoming', `${image.digest.slice(7, 39)}.0`);
+  await writeFile(partial, 'parts of the new transfer');
+  t.deepEqual(await removal, { digest: image.digest, removed: true });
+  t.true(existsSync(partial));
+  t.is(store.findImage('app:1'), back);
+  t.true(existsSync(back.path('toc')));
+});
+
+test('a use that cannot be noted is a warning, and the image is in use', async (t) => {
+  const { store, lines } = await openStore(t);
+  const image = makeImage('noted', someFiles('noted', [10]));
+  await putAll(store, image);
+  await store.registerImage(newImage(image, 'app:1'));
+  const { touch } = MetaDb.prototype;
+  MetaDb.prototype.touch = () => {
+    throw Object.assign(new Error('database or disk is full'), { errcode: 13 });
+  };
+  let release = () => {};
+  try {
+    release = store.use(image.digest);
+  } finally {
+    MetaDb.prototype.touch = touch;
+  }
+  t.is(store.images()[0]?.users, 1);
+  t.true(lines.some(({ level, msg }) => level === 40 && String(msg).includes('last used')));
+  release();
+  t.is(store.images()[0]?.users, 0);
+});
+
+test('the slots of an image last before it is called complete', async (t) => {
+  const calls: string[] = [];
+  const io: StoreIo = {
+    ...diskIo,
+    async syncFile(path) {
+      calls.push(`sync ${basename(path)}`);
+      await diskIo.syncFile(path);
+    },
+    async rename(from, to) {
+      calls.push(`rename ${basename(to)}`);
+      await diskIo.rename(from, to);
+    },
+  };
+  const { store } = await openStore(t, undefined, io);
+  const image = makeImage('slots', someFiles('slots', [10]));
+  const stored = await store.registerImage(newImage(image, 'app:1', false));
+  calls.length = 0;
+  await stored.setComplete();
+  t.deepEqual(calls, ['sync contents', 'rename state']);
+  t.true(stored.complete);
 });

@@ -59,6 +59,8 @@ export class LayerStore {
   readonly #guarded = new Set<Promise<unknown>>();
   readonly #damageListeners = new Set<(hexes: string[]) => Promise<void>>();
   readonly #closers: (() => Promise<void>)[] = [];
+  /** Images whose files are being removed. */
+  readonly #dropping = new Map<string, Promise<void>>();
   #collecting: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | undefined;
 
@@ -200,6 +202,8 @@ export class LayerStore {
    */
   async registerImage(image: NewImage): Promise<StoredImage> {
     const { digest, state } = image;
+    // Its files have the names that ours will have. An error is told to who removes it.
+    await this.#dropping.get(digest)?.catch(() => undefined);
     let stored = this.#images.get(digest);
     if (stored === undefined) {
       const suffix = randomBytes(4).toString('hex');
@@ -239,7 +243,12 @@ export class LayerStore {
    */
   use(digest: string): () => void {
     this.#users.set(digest, (this.#users.get(digest) ?? 0) + 1);
-    this.#db.touch(digest, Date.now());
+    try {
+      this.#db.touch(digest, Date.now());
+    } catch (error) {
+      // Only the order of listings and bases hangs on it: on a full disk, mounts must go on.
+      this.log.warn({ err: error, image: digest }, 'when the image was last used is not noted');
+    }
     let released = false;
     return () => {
       if (released) return;
@@ -283,10 +292,16 @@ export class LayerStore {
     if (image === undefined || this.#users.has(digest)) return;
     this.#db.transaction(() => this.#db.removeImage(digest));
     this.#images.delete(digest);
+    const dropping = this.#removeFiles(image).finally(() => this.#dropping.delete(digest));
+    this.#dropping.set(digest, dropping);
+    await dropping;
+  }
+
+  async #removeFiles({ digest, directory }: StoredImage): Promise<void> {
     // Out of images/ in one step: a crash leaves no half an image, only something to clean.
     const suffix = randomBytes(4).toString('hex');
     const aside = join(this.layout.incoming, `image.${hexOf(digest)}.${suffix}`);
-    await this.io.rename(image.directory, aside);
+    await this.io.rename(directory, aside);
     await this.io.remove(aside);
     await this.removePartials(digest);
   }
