@@ -1,5 +1,6 @@
 // Files by relative path: of a directory, or of an uncompressed tar that is read in place. An archive
 // is indexed once by its headers, skipping over bodies; contents are then read at their offsets.
+import { type EventEmitter, setMaxListeners } from 'node:events';
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -145,6 +146,8 @@ async function indexTar(file: FileHandle): Promise<Map<string, Place>> {
 
 /** The files of an uncompressed tar; takes over `file` and closes it with itself. */
 export async function tarFiles(file: FileHandle, close: () => Promise<void>): Promise<Files> {
+  // Each stream listens for the end of the file: as many as the image has layers.
+  setMaxListeners(0, file as unknown as EventEmitter);
   const places = await indexTar(file);
   const find = (path: string): Place | undefined => {
     let name = clean(path);
