@@ -184,7 +184,9 @@ export class Daemon {
   async #follow(directory: string | undefined, exchange: Exchange): Promise<unknown> {
     for (;;) {
       const mounts = await this.#mounts.status(directory);
-      const arriving = mounts.some(({ transfer }) => transfer.state !== 'complete');
+      const arriving = mounts.some(
+        ({ transfer }) => !['complete', 'failed'].includes(transfer.state),
+      );
       if (!arriving || exchange.gone.aborted || this.#ending) return mounts;
       exchange.send({ event: 'status', mounts });
       await new Promise((resolve) => setTimeout(resolve, FOLLOW_MS));

@@ -41,6 +41,9 @@ export class MountTable {
   readonly #mounts = new Map<string, Mount>();
   /** Ids of mounts that are being made. */
   readonly #making = new Set<string>();
+  /** The making of them, and what stops it: the end of the daemon. */
+  readonly #makings = new Set<Promise<unknown>>();
+  readonly #stop = new AbortController();
   /** Directories on which a mount is being made. */
   readonly #claimed = new Set<string>();
   readonly #watch: NodeJS.Timeout;
@@ -61,8 +64,12 @@ export class MountTable {
    */
   async mount(request: MountRequest, exchange: Exchange): Promise<MountStatus | undefined> {
     checkModes(request);
-    const mount = await this.#make(request, exchange);
+    const stop = this.#stop.signal;
+    const making = this.#make(request, AbortSignal.any([exchange.gone, stop]));
+    this.#makings.add(making);
+    const mount = await making.finally(() => this.#makings.delete(making));
     try {
+      stop.throwIfAborted();
       exchange.gone.throwIfAborted();
       exchange.send({ event: 'mounted', mount: describeMount(mount) });
       if (request.lease !== undefined) {
@@ -79,7 +86,8 @@ export class MountTable {
     }
   }
 
-  async #make(request: MountRequest, exchange: Exchange): Promise<Mount> {
+  /** @param signal  ends the making: nothing is left of the mount then */
+  async #make(request: MountRequest, signal: AbortSignal): Promise<Mount> {
     const { notes, transfers, idle, mountPoints } = this.#options;
     const id = randomBytes(6).toString('hex');
     const directory = request.directory ?? join(mountPoints, id);
@@ -95,8 +103,8 @@ export class MountTable {
     };
     let receiver: Receiver | undefined;
     try {
-      receiver = await this.#open(request, exchange.gone);
-      exchange.gone.throwIfAborted();
+      receiver = await this.#open(request, signal);
+      signal.throwIfAborted();
       if (request.replaceDead === true) await detachDead(directory, this.#log);
       if (temporary) await mkdir(directory, { recursive: true, mode: 0o700 });
       await notes.add(note);
@@ -360,8 +368,17 @@ export class MountTable {
   /** Takes everything away, by force where it must be. */
   async endAll(): Promise<void> {
     clearInterval(this.#watch);
+    this.#stop.abort(
+      new FirstlightError('busy', 'the daemon is ending', {
+        hint: 'mount again: a new one starts',
+      }),
+    );
+    // What was too late to be stopped stands in the table by then.
+    await Promise.allSettled(this.#makings);
     for (const mount of [...this.#mounts.values()].reverse()) {
-      await this.#end(mount, true).catch((error: unknown) => {
+      // An unmount that was under way may have found it in use: then once more, by force.
+      const ended = this.#end(mount, true).catch(() => this.#end(mount, true));
+      await ended.catch((error: unknown) => {
         this.#log.error({ err: error, id: mount.id }, 'a mount could not be taken away');
       });
     }
