@@ -95,9 +95,8 @@ export class Intake {
   }
 
   #wrongFrame(plan: FramePlan, frame: number, error: FirstlightError): void {
-    const key = `${plan.etag} ${frame}`;
-    const times = (this.#wrong.get(key) ?? 0) + 1;
-    this.#wrong.set(key, times);
+    const times = this.timesWrong(plan, frame) + 1;
+    this.#wrong.set(wrongKey(plan, frame), times);
     this.#log.warn({ err: error, frame, times }, 'a frame came wrong and is asked for again');
     if (times < WRONG_MAX) return;
     plan.giveUp(frame);
@@ -110,6 +109,11 @@ export class Intake {
     for (const frame of plan.framesOf(error.content, 0, parts - 1)) {
       this.#wrongFrame(plan, frame, error);
     }
+  }
+
+  /** How often a frame came wrong. */
+  timesWrong(plan: FramePlan, frame: number): number {
+    return this.#wrong.get(wrongKey(plan, frame)) ?? 0;
   }
 
   /** Forgets how often frames came wrong. */
@@ -153,4 +157,8 @@ export class Intake {
   async idle(): Promise<void> {
     while (this.#writes.size > 0) await Promise.allSettled(this.#writes);
   }
+}
+
+function wrongKey(plan: FramePlan, frame: number): string {
+  return `${plan.etag} ${frame}`;
 }

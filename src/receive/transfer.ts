@@ -43,6 +43,16 @@ const GAP_BYTES = 64 << 10;
  */
 const LEAVE_BYTES = 4 << 20;
 
+/** Frames of a stream came wrong: the one that has done so most often, so many times. */
+class WrongFramesError extends FirstlightError {
+  readonly times: number;
+
+  constructor(times: number) {
+    super('corrupt', 'frames came wrong');
+    this.times = times;
+  }
+}
+
 /** One image on its way. Starts by `start`, ends by itself or by `stop`. */
 export class Transfer {
   readonly #parts: TransferParts;
@@ -262,7 +272,8 @@ export class Transfer {
       } catch (error) {
         stream = undefined;
         if (this.#signal.aborted) return;
-        failures = this.#moved > moved ? 1 : failures + 1;
+        if (error instanceof WrongFramesError) failures = error.times;
+        else failures = this.#moved > moved ? 1 : failures + 1;
         await this.#backOff(error, failures);
       }
     }
@@ -329,7 +340,7 @@ export class Transfer {
     if (plan === undefined) return stream.body.destroy();
     this.#stream = stream;
     this.progress.state = 'receiving';
-    let wrong = false;
+    let wrong = 0;
     try {
       this.#rate.start();
       while (stream.frame < stream.end) {
@@ -339,7 +350,7 @@ export class Transfer {
         if (plan.isMissing(stream.frame)) {
           const data = await stream.body.take(bytes);
           if (this.#intake.take(plan, stream.frame, data)) this.#moved++;
-          else wrong = true;
+          else wrong = Math.max(wrong, this.#intake.timesWrong(plan, stream.frame));
         } else await stream.body.skip(bytes);
         this.#received(bytes);
         this.#rate.add(bytes);
@@ -354,7 +365,7 @@ export class Transfer {
     } finally {
       this.#stream = undefined;
     }
-    if (wrong) throw new FirstlightError('corrupt', 'frames came wrong');
+    if (wrong > 0) throw new WrongFramesError(wrong);
     delete this.progress.error;
     delete this.progress.errorKind;
   }
