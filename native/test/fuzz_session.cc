@@ -103,11 +103,13 @@ size_t make_request(World& world, Random& random, Message* m) {
     }
     case FUSE_RELEASE:
     case FUSE_FLUSH: {
-      // The kernel releases only what is open, once.
+      // The kernel releases only what is open, once: another thread may have picked the same.
       fuse_release_in in = {};
+      if (m->header.opcode == FUSE_RELEASE && handle) {
+        handle = world.transport->released(node, fh);
+      }
       in.fh = handle ? fh : 0;
       if (handle) m->header.nodeid = node;
-      if (m->header.opcode == FUSE_RELEASE && handle) world.transport->released(node, fh);
       bytes = sizeof in;
       memcpy(m->body, &in, bytes);
       break;

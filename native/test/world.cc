@@ -272,11 +272,13 @@ bool FakeTransport::pick_handle(Random& random, uint64_t* node, uint64_t* fh) {
   return true;
 }
 
-void FakeTransport::released(uint64_t node, uint64_t fh) {
+bool FakeTransport::released(uint64_t node, uint64_t fh) {
   std::lock_guard lock(mutex_);
   auto found = std::find_if(opened_.begin(), opened_.end(),
                             [&](const Opened& open) { return open.node == node && open.fh == fh; });
-  if (found != opened_.end()) opened_.erase(found);
+  if (found == opened_.end()) return false;
+  opened_.erase(found);
+  return true;
 }
 
 }  // namespace firstlight::test

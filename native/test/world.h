@@ -65,7 +65,7 @@ class FakeTransport : public Transport {
   /** A handle that is open, picked at random; false where there is none. */
   bool pick_handle(Random& random, uint64_t* node, uint64_t* fh);
   /** The kernel releases a handle: its rules no longer count it. */
-  void released(uint64_t node, uint64_t fh);
+  bool released(uint64_t node, uint64_t fh);
 
  private:
   struct Pending {
