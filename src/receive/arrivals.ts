@@ -276,7 +276,9 @@ export class Arrivals {
     const at = content * 32;
     const slots = this.#digests.slots;
     if (!isZero(slots, at) && contentDigest.compare(slots, at, at + 32) !== 0) {
-      throw new WrongContentError(content, this.#toc.path(this.#toc.firstRow(content)));
+      // One of the two digests is false, and nobody can tell which: all of its parts come again.
+      await this.#dropPartial(content);
+      return this.#beginAgain(content);
     }
     const partial = this.#partial(content);
     await partial.write(parts);
@@ -301,6 +303,11 @@ export class Arrivals {
     const hex = this.#digests.slots.toString('hex', at, at + 32);
     if (await partial.finish(hex, this.#store.contents)) return this.#markReady([content]);
     this.#partials.delete(content);
+    return this.#beginAgain(content);
+  }
+
+  /** Nothing of the content counts any more; reads of it fail until it is back. */
+  async #beginAgain(content: number): Promise<never> {
     this.#digests.set(content, Buffer.alloc(32));
     await this.#digests.write([content]);
     this.#setParts(content, 0);

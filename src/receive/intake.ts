@@ -141,15 +141,23 @@ export class Intake {
    */
   async retry(): Promise<void> {
     await this.idle();
-    const parts = this.#unwritten;
-    try {
-      if (parts !== undefined) await this.#store.guard(() => this.#arrivals.store(parts));
-      await this.#store.guard(() => this.#arrivals.finishRest());
-    } catch (error) {
-      this.#failure = error;
-      throw error;
+    for (;;) {
+      const parts = this.#unwritten;
+      try {
+        if (parts !== undefined) await this.#store.guard(() => this.#arrivals.store(parts));
+        this.#unwritten = undefined;
+        await this.#store.guard(() => this.#arrivals.finishRest());
+        break;
+      } catch (error) {
+        // The store works; what came wrong counts as missing again and is asked for like the rest.
+        if (!(error instanceof WrongContentError)) {
+          this.#failure = error;
+          throw error;
+        }
+        this.#unwritten = undefined;
+        this.#log.warn({ err: error }, 'a content came wrong and is asked for again');
+      }
     }
-    this.#unwritten = undefined;
     this.#failure = undefined;
   }
 
