@@ -1,5 +1,5 @@
 // Takes frames in: decodes them on this thread while the thread pool writes the ones before, with a
-// bound on what is in flight. What does not live here: where frames come from (stream.ts,
+// bound on what is in flight. What does not live here: where frames come from (transfer.ts,
 // out-of-order.ts), and the order of bytes, slots and marks (arrivals.ts).
 import type { DecodedPart } from '../delta/bundle.ts';
 import { decodeFrame } from '../delta/bundle-decode.ts';

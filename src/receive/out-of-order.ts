@@ -1,5 +1,5 @@
 // Frames that a reader waits for now, fetched by Range beside the stream. What does not live here:
-// the stream itself, and whether it would bring the frame soon enough (transfer.ts decides).
+// the stream itself (transfer.ts), and whether it would bring the frame soon enough (wants.ts).
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import { backoffMs } from './backoff.ts';
