@@ -8,6 +8,8 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { FirstlightError } from '../errors/errors.ts';
+import type { NativeUpcalls, UpcallHandler } from './upcalls.ts';
+import type { NativeUpper } from './upper.ts';
 
 /** State of a content as native keeps it: the numbers are Starlight's. */
 export const CONTENT_STATE = { Empty: 0, Partial: 1, RoLayer: 2, Failed: 4 } as const;
@@ -67,6 +69,11 @@ export interface SessionOptions {
   passthrough: boolean;
   /** Mount with allow_other. */
   allowOther: boolean;
+  /**
+   * Every change, and every request on a node that was thawed, goes to the `Upcalls` that were made for
+   * `channel` before `start`; without it every change ends with EROFS.
+   */
+  writable?: boolean;
   /**
    * A request has begun to wait for parts `firstPart` to `lastPart` (numbers within the content). Called once for
    * each wait, so that the receiver can fetch them out of order.
@@ -129,6 +136,8 @@ export interface TraceRecords {
 
 /** One kernel mount. */
 export interface NativeSession {
+  /** Names the session in the whole process: by it another JavaScript thread attaches its `Upcalls`. */
+  readonly channel: number;
   /** Mounts and answers; resolves when the kernel has accepted the handshake. */
   start(): Promise<SessionFeatures>;
   /** Unmounts; `detach` = lazily (MNT_DETACH). Rejects with code EBUSY where it is in use and not detached. */
@@ -158,6 +167,12 @@ export interface BatchFile {
 export interface NativeAddon {
   Template: new (options: TemplateOptions) => NativeTemplate;
   Session: new (template: NativeTemplate, options: SessionOptions) => NativeSession;
+  /** The writable tree's side of a session; made on the thread that is to take the upcalls. */
+  Upcalls: new (
+    channel: number,
+    handler: UpcallHandler,
+  ) => NativeUpcalls;
+  upper: NativeUpper;
   /**
    * Creates the files of a batch in `directory` (mode 0444, replacing none: EEXIST is success, since names are
    * digests) and writes them whole. Runs on the thread pool. On an error the file concerned is removed and the
