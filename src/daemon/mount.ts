@@ -51,6 +51,6 @@ export function describeMount(mount: Mount): MountStatus {
     transfer,
     features: features ?? null,
     stats: stats ?? null,
-    waiting: receiver.template.native.waiting(),
+    waiting: receiver.template.waiting(),
   };
 }

@@ -7,7 +7,8 @@
 // thread.
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { FirstlightError } from '../errors/errors.ts';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { portableAddon } from './portable.ts';
 import type { NativeUpcalls, UpcallHandler } from './upcalls.ts';
 import type { NativeUpper } from './upper.ts';
 
@@ -89,7 +90,7 @@ export interface SessionOptions {
 export interface SessionFeatures {
   /** FUSE protocol of the kernel, such as "7.45". */
   protocol: string;
-  transport: 'dev-fuse' | 'io-uring';
+  transport: 'dev-fuse' | 'io-uring' | 'fuse-native';
   passthrough: boolean;
   directIoAllowMmap: boolean;
   threads: number;
@@ -194,18 +195,20 @@ export interface NativeAddon {
 }
 
 let loaded: NativeAddon | undefined;
+let standIn: { addon: NativeAddon; error: FirstlightError } | undefined;
 
-/** Loads the addon; the error says how to build it. */
-export function native(): NativeAddon {
+/** Loads the addon. @throws FirstlightError that says how to build it */
+export function loadAddon(): NativeAddon {
   if (loaded !== undefined) return loaded;
-  const path = new URL('../../native/build/firstlight.node', import.meta.url).pathname;
+  const built = new URL('../../native/build/firstlight.node', import.meta.url).pathname;
+  const path = process.env.FIRSTLIGHT_NATIVE ?? built;
   if (!existsSync(path)) {
     throw new FirstlightError('unsupported', `the native part is not built (${path})`, {
       hint: 'run "make native" in the checkout',
     });
   }
   try {
-    loaded = createRequire(import.meta.url)(process.env.FIRSTLIGHT_NATIVE ?? path) as NativeAddon;
+    loaded = createRequire(import.meta.url)(path) as NativeAddon;
   } catch (cause) {
     throw new FirstlightError('unsupported', `the native part cannot be loaded: ${String(cause)}`, {
       hint: 'run "make native" again with this Node.js',
@@ -213,4 +216,23 @@ export function native(): NativeAddon {
     });
   }
   return loaded;
+}
+
+/** The addon; where it cannot be loaded, what stands in for it (portable.ts), which has no kernel session. */
+export function native(): NativeAddon {
+  if (loaded === undefined && standIn === undefined) {
+    try {
+      loadAddon();
+    } catch (cause) {
+      const error = toFirstlightError(cause);
+      standIn = { addon: portableAddon(error), error };
+    }
+  }
+  return standIn?.addon ?? loaded!;
+}
+
+/** Why the addon cannot be loaded; undefined where it can. */
+export function addonError(): FirstlightError | undefined {
+  native();
+  return standIn?.error;
 }

@@ -196,7 +196,7 @@ export class Arrivals {
       this.listener?.partArrived(part);
     }
     if (this.#barred.has(this.#toc.contentOfPart(parts[0]!))) return;
-    this.#template.native.markParts(Uint32Array.from(parts));
+    this.#template.markParts(Uint32Array.from(parts));
   }
 
   #setParts(content: number, have: 0 | 1): void {
@@ -318,7 +318,7 @@ export class Arrivals {
   #bar(contents: number[]): void {
     if (contents.length === 0) return;
     for (const content of contents) this.#barred.add(content);
-    this.#template.native.markFailed(Uint32Array.from(contents), constants.errno.EIO);
+    this.#template.markFailed(Uint32Array.from(contents), constants.errno.EIO);
   }
 
   /** Finishes contents whose parts are all there but whose finish failed before (a full disk). */

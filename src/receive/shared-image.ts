@@ -207,7 +207,7 @@ async function openComplete(context: OpenContext, image: StoredImage): Promise<S
   ]);
   const template = Template.open(context.store, image, checkToc(bytes), context.makeTemplate);
   const all = Uint32Array.from({ length: template.toc.contents }, (_, content) => content);
-  template.native.markReady(all);
+  template.markReady(all);
   const progress = newProgress(context.requestedAt);
   progress.state = 'complete';
   progress.headerAt = Date.now();

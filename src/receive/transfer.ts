@@ -161,7 +161,7 @@ export class Transfer {
     this.progress.state = 'receiving';
     delete this.progress.error;
     delete this.progress.errorKind;
-    template.native.clearFailed(Uint32Array.from(arrivals.missing()));
+    template.clearFailed(Uint32Array.from(arrivals.missing()));
     this.#running = this.#run(undefined);
   }
 
@@ -232,7 +232,7 @@ export class Transfer {
   /** Waiting readers get the errno at once, and so does every later read of what is missing. */
   #storeFailed(error: unknown): void {
     const { arrivals, template } = this.#parts;
-    template.native.markFailed(Uint32Array.from(arrivals.missing()), toErrno(error));
+    template.markFailed(Uint32Array.from(arrivals.missing()), toErrno(error));
   }
 
   #gaveUp(plan: FramePlan, frame: number, error: FirstlightError): void {
@@ -241,7 +241,7 @@ export class Transfer {
       [...plan.partsOf(frame)].map((part) => template.toc.contentOfPart(part)),
     );
     const missing = [...contents].filter((content) => !arrivals.isReady(content));
-    template.native.markFailed(Uint32Array.from(missing), toErrno(error));
+    template.markFailed(Uint32Array.from(missing), toErrno(error));
     log.error({ err: error, frame, contents: missing.length }, 'a frame came wrong too often');
     this.#changed();
   }
@@ -296,7 +296,7 @@ export class Transfer {
   async #retryStore(): Promise<void> {
     await this.#intake.retry();
     const { arrivals, template, log } = this.#parts;
-    template.native.clearFailed(Uint32Array.from(arrivals.missing()));
+    template.clearFailed(Uint32Array.from(arrivals.missing()));
     log.info('the store can be written again');
     this.#fetcher.resume();
   }

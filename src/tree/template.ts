@@ -3,11 +3,12 @@
 // transfer that makes contents ready (receive/).
 import type { Toc } from '../delta/toc.ts';
 import { FirstlightError } from '../errors/errors.ts';
-import { type NativeTemplate, native, type TemplateOptions } from '../native/index.ts';
+import { addonError, type NativeTemplate, native, type TemplateOptions } from '../native/index.ts';
 import type { StoredImage } from '../store/image.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { partialPrefix } from '../store/layout.ts';
 import { ArrivalWatch } from './arrivals.ts';
+import { ContentStates } from './content-states.ts';
 import { TemplateEntry } from './entry.ts';
 
 /** Makes the native twin; tests give one that watches. */
@@ -18,17 +19,31 @@ export class Template {
   /** Manifest digest of the image. */
   readonly digest: string;
   readonly toc: Toc;
+  /** What native sessions answer from; where the addon cannot be loaded, `states` itself. */
   readonly native: NativeTemplate;
+  /** The same marks for readers in JavaScript: the portable session. */
+  readonly states: ContentStates;
+  /** Where the contents' bytes stand; undefined for a template that was not opened from a store. */
+  readonly places: TemplateOptions | undefined;
   /** Digests of the contents, 32 bytes a slot; undefined where they are in no file. */
   readonly digestsPath: string | undefined;
   #users = 1;
   readonly #watches = new Set<ArrivalWatch>();
 
-  constructor(digest: string, toc: Toc, nativeTemplate: NativeTemplate, digestsPath?: string) {
+  /** @param twin  undefined: `states` stands for it */
+  constructor(
+    digest: string,
+    toc: Toc,
+    twin: NativeTemplate | undefined,
+    digestsPath?: string,
+    places?: TemplateOptions,
+  ) {
     this.digest = digest;
     this.toc = toc;
-    this.native = nativeTemplate;
+    this.states = new ContentStates(toc);
+    this.native = twin ?? this.states;
     this.digestsPath = digestsPath;
+    this.places = places;
   }
 
   /**
@@ -39,16 +54,16 @@ export class Template {
     store: LayerStore,
     image: StoredImage,
     toc: Toc,
-    make: NativeTemplateFactory = (options) => new (native().Template)(options),
+    make: NativeTemplateFactory | undefined = nativeTwins(),
   ): Template {
-    const twin = make({
+    const places: TemplateOptions = {
       tocPath: image.path('toc'),
       digestsPath: image.path('contents'),
       contentDir: store.layout.content,
       incomingDir: store.layout.incoming,
       partialPrefix: partialPrefix(image.digest),
-    });
-    return new Template(image.digest, toc, twin, image.path('contents'));
+    };
+    return new Template(image.digest, toc, make?.(places), places.digestsPath, places);
   }
 
   /** The root directory. */
@@ -58,10 +73,39 @@ export class Template {
 
   /** Marks whole contents readable, and tells those who watch. */
   markReady(contents: Uint32Array): void {
-    this.native.markReady(contents);
+    this.#both((twin) => twin.markReady(contents));
     if (this.#watches.size === 0) return;
     const nowMs = performance.now();
     for (const watch of this.#watches) watch.note(contents, nowMs);
+  }
+
+  /** Marks arrived parts (numbers through all contents) readable. */
+  markParts(parts: Uint32Array): void {
+    this.#both((twin) => twin.markParts(parts));
+  }
+
+  /** Marks contents failed: what waits for them, and every later read, ends with `errno` (positive). */
+  markFailed(contents: Uint32Array, errno: number): void {
+    this.#both((twin) => twin.markFailed(contents, errno));
+  }
+
+  /** Failed contents are waited for again. */
+  clearFailed(contents: Uint32Array): void {
+    this.#both((twin) => twin.clearFailed(contents));
+  }
+
+  /** Number of requests that wait for contents now, through all sessions. */
+  waiting(): number {
+    let waiting = 0;
+    this.#both((twin) => {
+      waiting += twin.waiting();
+    });
+    return waiting;
+  }
+
+  #both(mark: (twin: NativeTemplate) => void): void {
+    mark(this.native);
+    if (this.native !== this.states) mark(this.states);
   }
 
   /** Notes arrivals from now on; end it with `unwatchArrivals`. */
@@ -87,4 +131,10 @@ export class Template {
     if (this.#users === 0) throw new FirstlightError('internal', 'the template is closed already');
     if (--this.#users === 0) this.native.close();
   }
+}
+
+/** Makes twins in the addon; undefined where it cannot be loaded. */
+function nativeTwins(): NativeTemplateFactory | undefined {
+  if (addonError() !== undefined) return undefined;
+  return (options) => new (native().Template)(options);
 }

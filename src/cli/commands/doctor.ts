@@ -31,11 +31,16 @@ export async function run(context: Context): Promise<number> {
     context.signal.throwIfAborted();
   };
   add(checkNode(), checkKernel());
-  add(...(await checkAddon()));
+  const addon = await checkAddon();
+  add(...addon);
   add(await checkMountRight());
   // Without device, addon or right the probe could only repeat what has just been said.
-  if (findings.every((finding) => finding.level !== 'fail'))
+  if (
+    findings.every(({ level }) => level !== 'fail') &&
+    addon.every(({ level }) => level === 'ok')
+  ) {
     add(...(await probeMount(context.signal)));
+  }
   add(await checkUring());
   add(await checkOverlay());
   add(await checkRuntime(settings.optional('runtime')));

@@ -1,0 +1,87 @@
+// States of contents and those who wait for them, without a session.
+import { constants } from 'node:os';
+import test from 'ava';
+import { Toc } from '../delta/toc.ts';
+import { buildToc } from '../delta/toc-build.ts';
+import { makeDirectory } from '../image/tree.ts';
+import { CONTENT_STATE } from '../native/index.ts';
+import { type ContentError, ContentStates } from './content-states.ts';
+
+const MIB = 1 << 20;
+const { EIO, ENOSPC } = constants.errno;
+
+/** Content 0: one part. Content 1: three parts, numbers 1 to 3 through all contents. */
+function makeStates(): ContentStates {
+  const root = makeDirectory('', 0);
+  for (const [name, size, digest] of [
+    ['a', 10, 'a'.repeat(64)],
+    ['b', 2 * MIB + 1, 'b'.repeat(64)],
+  ] as const) {
+    const inode = { type: 'file' as const, mode: 0o644, uid: 0, gid: 0, mtimeSec: 0, mtimeNsec: 0 };
+    root.children!.set(name, { name, inode: { ...inode, size, digest, layer: 0 } });
+  }
+  return new ContentStates(new Toc(buildToc(root).bytes));
+}
+
+const never = new AbortController().signal;
+const of = (...numbers: number[]) => Uint32Array.from(numbers);
+
+test('parts are readable one by one, a whole content everywhere', async (t) => {
+  const states = makeStates();
+  const second = { content: 1, firstPart: 1, lastPart: 1 };
+  const all = { content: 1, firstPart: 0, lastPart: 2 };
+  const waits = [states.wait(second, 0, never), states.wait(all, 0, never)];
+  t.is(states.waiting(), 2);
+  states.markParts(of(1));
+  t.is(states.state(1), CONTENT_STATE.Partial);
+  t.false(states.readable(second));
+  states.markParts(of(2));
+  await waits[0];
+  t.true(states.readable(second));
+  t.false(states.readable(all));
+  t.is(states.waiting(), 1);
+  states.markReady(of(1));
+  await waits[1];
+  t.is(states.waiting(), 0);
+  t.is(states.state(0), CONTENT_STATE.Empty);
+});
+
+test('a failure ends waits and later ones with its errno, until it is cleared', async (t) => {
+  const states = makeStates();
+  const needed = { content: 1, firstPart: 2, lastPart: 2 };
+  states.markParts(of(1));
+  const wait = states.wait(needed, 0, never);
+  states.markFailed(of(1), ENOSPC);
+  t.is((await t.throwsAsync<ContentError>(wait))?.errno, ENOSPC);
+  t.is((await t.throwsAsync<ContentError>(states.wait(needed, 0, never)))?.errno, ENOSPC);
+  const { epoch } = states;
+  states.clearFailed(of(0, 1));
+  t.not(states.epoch, epoch);
+  t.is(states.state(1), CONTENT_STATE.Partial);
+  t.is(states.state(0), CONTENT_STATE.Empty);
+  t.true(states.readable({ content: 1, firstPart: 0, lastPart: 0 }));
+});
+
+test('the loss of a whole content changes the epoch', (t) => {
+  const states = makeStates();
+  states.markFailed(of(0), EIO);
+  t.is(states.epoch, 0);
+  states.markReady(of(0));
+  states.markFailed(of(0), EIO);
+  t.is(states.epoch, 1);
+});
+
+test('a wait has an end: its bound, or the end of who waits', async (t) => {
+  const states = makeStates();
+  const needed = { content: 0, firstPart: 0, lastPart: 0 };
+  const late = await t.throwsAsync<ContentError>(states.wait(needed, 5, never));
+  t.is(late?.errno, EIO);
+  t.true(late?.timedOut);
+  const end = new AbortController();
+  const wait = states.wait(needed, 0, end.signal);
+  end.abort();
+  const ended = await t.throwsAsync<ContentError>(wait);
+  t.false(ended?.timedOut);
+  await t.throwsAsync(states.wait(needed, 0, end.signal));
+  t.is(states.waiting(), 0);
+});
