@@ -9,6 +9,8 @@ __attribute__((weak)) void init_memory(napi_env env, napi_value exports);
 // writeFiles, syncfs, renameFiles, mount, umount (store_io.cc). Weak: the test harness links
 // without it.
 __attribute__((weak)) void init_store_io(napi_env env, napi_value exports);
+// The object `upper` (upper_io.cc).
+__attribute__((weak)) void init_upper_io(napi_env env, napi_value exports);
 }  // namespace firstlight
 
 static napi_value init(napi_env env, napi_value exports) {
@@ -16,6 +18,7 @@ static napi_value init(napi_env env, napi_value exports) {
   firstlight::init_session(env, exports);
   if (firstlight::init_memory != nullptr) firstlight::init_memory(env, exports);
   if (firstlight::init_store_io != nullptr) firstlight::init_store_io(env, exports);
+  if (firstlight::init_upper_io != nullptr) firstlight::init_upper_io(env, exports);
   return exports;
 }
 

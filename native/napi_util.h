@@ -208,9 +208,10 @@ inline void finish_job(napi_env env, napi_status, void* data) {
   job->settle(env);
   if (job->keep != nullptr) napi_delete_reference(env, job->keep);
   if (job->error_ != 0) {
-    napi_reject_deferred(
-        env, job->deferred_,
-        make_error(env, errno_name(job->error_), job->what_ + ": " + strerror(job->error_)));
+    napi_value error =
+        make_error(env, errno_name(job->error_), job->what_ + ": " + strerror(job->error_));
+    set_property(env, error, "errno", make_number(env, job->error_));
+    napi_reject_deferred(env, job->deferred_, error);
   } else {
     napi_resolve_deferred(env, job->deferred_, job->result(env));
   }
