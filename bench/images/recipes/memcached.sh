@@ -1,0 +1,1 @@
+# memcached as Debian packages it; nothing is added.

@@ -1,0 +1,1 @@
+# Tomcat on OpenJDK's headless runtime, with Debian's default page.

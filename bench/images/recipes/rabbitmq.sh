@@ -1,0 +1,1 @@
+# RabbitMQ on Erlang, without the plugins that must be asked for.

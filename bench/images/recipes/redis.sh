@@ -1,0 +1,1 @@
+# redis as Debian packages it; nothing is added.
