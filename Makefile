@@ -42,7 +42,7 @@ lint: ## formatting, lint rules, types
 	biome check .
 	tsc -p tsconfig.json
 	@for file in scripts/*.sh test/images/*.sh bench/images/*.sh bench/images/recipes/*.sh .ci/run; do bash -n "$$file" || exit 1; done
-	clang-format --dry-run --Werror native/*.cc native/*.h native/test/*.cc native/test/*.h
+	clang-format --dry-run --Werror native/*.cc native/*.h native/test/*.cc native/test/*.h bench/wan/*.cc
 
 # Each suite is a target of its own, so that one that fails does not hide the others
 # (make --keep-going). SUITE keeps the counts for the closing line of .ci/run.
@@ -94,3 +94,8 @@ bench-receive: setup ## taking an image in against zstd, sha256sum and plain wri
 	node bench/receive.ts
 bench-trace-cost: setup ## what recording costs those who read; JSON=FILE for rows
 	node bench/trace-cost.ts
+
+.PHONY: bench-levers
+bench-levers: setup ## what each way around slow start is worth on a long link; JSON=FILE for rows
+	@scripts/setup.sh iproute2
+	node bench/wan/levers.ts
