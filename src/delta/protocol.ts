@@ -9,6 +9,8 @@ export const API = {
   bundles: '/v1/bundles',
   /** GET -> ImageSummary[]; POST -> intake (NDJSON of IntakeEvent). GET/DELETE /v1/images/REF -> one. */
   images: '/v1/images',
+  /** GET /v1/chains/sha256:... -> ChainImage[]: the images with a layer of that chain id. */
+  chains: '/v1/chains',
   /** GET -> TraceSummary[]; POST a trace file -> TraceReceipt. GET/DELETE /v1/traces/ID -> one. */
   traces: '/v1/traces',
   health: '/healthz',
@@ -48,6 +50,19 @@ export interface ImageDetail extends ImageSummary {
   bundleBytes?: number;
   headerBytes?: number;
   order: ImageOrder;
+}
+
+/** An image that has a layer of some chain id (the OCI image specification's ChainID). */
+export interface ChainImage {
+  /** Manifest digest. */
+  digest: string;
+  /** NAME:TAG, where it has one. */
+  name?: string;
+  platform: string;
+  /** Which of its layers it is, 0 for the lowest. */
+  index: number;
+  /** Digests of all its layers' blobs, the lowest first. */
+  layers: string[];
 }
 
 /** What orders the bundles of an image. */

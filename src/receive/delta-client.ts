@@ -2,7 +2,8 @@
 // which image a name means. What does not live here: retries, and what the bytes mean.
 import type { Readable } from 'node:stream';
 import { Agent, type Dispatcher } from 'undici';
-import { API, type ErrorBody, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
+import * as v from 'valibot';
+import { API, type ChainImage, type ErrorBody, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
 import { FirstlightError, isErrorKind } from '../errors/errors.ts';
 import { isDigest } from '../store/layout.ts';
 import { BodyReader } from './body-reader.ts';
@@ -47,6 +48,8 @@ export interface DeltaAnswer {
 
 /** Most of an error answer that is read. */
 const ERROR_BODY_BYTES = 64 << 10;
+/** Most of a list of images by chain id that is read. */
+const CHAINS_BYTES_MAX = 4 << 20;
 
 /** One server; connections are kept and shared by all transfers from it. */
 export class DeltaClient {
@@ -112,6 +115,22 @@ export class DeltaClient {
     await this.#expect(answer, [200]);
     await answer.body.dump();
     return header(answer, IMAGE_DIGEST_HEADER);
+  }
+
+  /** Images that have a layer of this chain id; gives up after `timeoutMs`. */
+  async chains(chainId: string, timeoutMs: number, signal?: AbortSignal): Promise<ChainImage[]> {
+    const bound = AbortSignal.timeout(timeoutMs);
+    const both = signal === undefined ? bound : AbortSignal.any([bound, signal]);
+    const answer = await this.#request('GET', `${API.chains}/${chainId}`, {}, timeoutMs, both);
+    await this.#expect(answer, [200]);
+    return parseChains(await readSome(answer.body as Readable, CHAINS_BYTES_MAX), this.server);
+  }
+
+  /** Says a word to the server, so that its connection stays open; gives up after `timeoutMs`. */
+  async ping(timeoutMs: number): Promise<void> {
+    const bound = AbortSignal.timeout(timeoutMs);
+    const answer = await this.#request('GET', API.health, {}, timeoutMs, bound);
+    await answer.body.dump();
   }
 
   /**
@@ -203,6 +222,27 @@ function deltaPath({ image, platform, bases }: DeltaRequest): string {
 function header(answer: Dispatcher.ResponseData, name: string): string {
   const value = answer.headers[name];
   return typeof value === 'string' ? value : '';
+}
+
+const CHAINS = v.array(
+  v.object({
+    digest: v.string(),
+    name: v.exactOptional(v.string()),
+    platform: v.string(),
+    index: v.pipe(v.number(), v.integer(), v.minValue(0)),
+    layers: v.array(v.string()),
+  }),
+);
+
+function parseChains(text: string, server: string): ChainImage[] {
+  try {
+    return v.parse(CHAINS, JSON.parse(text));
+  } catch (cause) {
+    throw new FirstlightError('corrupt', `${server} does not answer as a delta server`, {
+      hint: 'check the URL given as --server',
+      cause,
+    });
+  }
 }
 
 async function readSome(body: Readable, most: number): Promise<string> {

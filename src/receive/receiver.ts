@@ -84,6 +84,11 @@ function sharedOf(store: LayerStore): Shared {
   return shared;
 }
 
+/** The client that transfers of this store from a server use: its connections are theirs. */
+export function deltaClientOf(store: LayerStore, server: string): DeltaClient {
+  return sharedOf(store).client(server, DEFAULT_TIMEOUTS);
+}
+
 /** One user's handle on an open image. */
 export class Receiver {
   readonly #shared: SharedImage;

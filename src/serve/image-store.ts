@@ -18,6 +18,7 @@ import { DirectoryBlobStore } from './blobs-directory.ts';
 import { BundleCache, type BundleCacheOptions } from './bundle-cache.ts';
 import type { BundleRecord, Catalog, NamedImage } from './catalog.ts';
 import { SqliteCatalog } from './catalog-sqlite.ts';
+import { Chains } from './chains.ts';
 import { Gate } from './gate.ts';
 import { Intake, type IntakeOptions } from './intake.ts';
 import { parseCatalogRef } from './names.ts';
@@ -77,6 +78,7 @@ export class ImageStore {
   readonly blobs: BlobStore;
   readonly bundles: BundleCache;
   readonly traces: Traces;
+  readonly chains: Chains;
   readonly log: Logger;
   readonly #gate = new Gate();
   readonly #intake: Intake;
@@ -90,6 +92,7 @@ export class ImageStore {
     this.catalog = catalog;
     this.blobs = blobs;
     this.log = options.log;
+    this.chains = new Chains(catalog, blobs, this.#gate, options.log);
     this.bundles = new BundleCache({
       catalog,
       blobs,

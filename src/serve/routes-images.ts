@@ -1,4 +1,4 @@
-// /v1/images: list, inspect, add and remove.
+// /v1/images: list, inspect, add and remove; /v1/chains: by a layer.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import {
   API,
@@ -17,7 +17,7 @@ import type { ImageStore } from './image-store.ts';
 import type { Metrics } from './metrics.ts';
 import { normalizeName } from './names.ts';
 import { bodyPath, openUpload, receiveBody, type UploadLimits } from './upload.ts';
-import { addQuery, imageQuery, registryAuth } from './validate.ts';
+import { addQuery, chainId, imageQuery, noQuery, registryAuth } from './validate.ts';
 
 export interface ImageRoutesOptions {
   store: ImageStore;
@@ -144,6 +144,11 @@ export function imageRoutes(app: FastifyInstance, options: ImageRoutesOptions): 
     }
     return reply;
   }
+
+  app.get(`${API.chains}/:id`, async (request) => {
+    noQuery(request.query);
+    return store.chains.find(chainId((request.params as { id: string }).id));
+  });
 
   /** The reference behind /v1/images/; it may hold slashes. */
   const refOf = (request: FastifyRequest) => (request.params as { '*': string })['*'];

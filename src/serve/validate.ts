@@ -77,6 +77,14 @@ export const imageQuery = (query: unknown) => check(ImageQuery, query);
 export const noQuery = (query: unknown) => check(NoQuery, query);
 export const addQuery = (query: unknown) => check(AddQuery, query);
 
+/** A chain id in a path. */
+export function chainId(text: string): string {
+  if (v.is(digest, text)) return text;
+  throw new FirstlightError('usage', 'a chain id is sha256: and 64 hex digits', {
+    hint: 'docs/PROTOCOL.md says how it is computed',
+  });
+}
+
 /** The login in a request's header. The error tells nothing of what stood in it. */
 export function registryAuth(header: string | string[] | undefined): RegistryAuth | undefined {
   if (header === undefined) return undefined;
