@@ -79,11 +79,6 @@ export async function mountRequest(
       hint: 'use --rw overlay',
     });
   }
-  if (session === 'fuse-native') {
-    throw new FirstlightError('unsupported', '--session fuse-native is not there yet', {
-      hint: 'use --session kernel',
-    });
-  }
   const trace = options.trace as string | undefined;
   return {
     op: 'mount',

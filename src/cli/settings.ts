@@ -48,7 +48,7 @@ export const SETTINGS = {
   session: {
     type: ['kernel', 'fuse-native'],
     placeholder: 'KIND',
-    text: 'what speaks to the kernel: kernel (fuse-native is not there yet)',
+    text: 'what speaks to the kernel: kernel, or fuse-native (read-only, slower)',
     default: 'kernel',
   },
   'wait-timeout': {

@@ -3,7 +3,6 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
-import { kernelSessions } from '../fuse/kernel-session.ts';
 import type { Logger } from '../log/log.ts';
 import type { Receiver } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
@@ -14,6 +13,7 @@ import type { IdleTimer } from './idle.ts';
 import { describeMount, type Mount } from './mount.ts';
 import { isBelow, mountAt, parseMountInfo } from './mountinfo.ts';
 import { detachDead, type MountNote, type Notes } from './notes.ts';
+import { chooseSession } from './sessions.ts';
 import type { Transfers } from './transfers.ts';
 import { usersOf } from './users.ts';
 
@@ -158,7 +158,7 @@ export class MountTable {
       source: request.image,
       rw: request.rw === 'off' ? 'off' : 'overlay',
       snapshots: this.#options.store.layout.snapshots,
-      makeSession: kernelSessions({ threads: request.threads, passthrough: request.passthrough }),
+      makeSession: chooseSession(request, this.#log),
       waitTimeoutMs: request.waitTimeoutMs,
       wanted: (content, firstPart, lastPart) => receiver.wanted(content, firstPart, lastPart),
       traces: {
@@ -390,11 +390,6 @@ function checkModes(request: MountRequest): void {
   if (request.rw === 'fuse') {
     throw new FirstlightError('unsupported', '--rw fuse is not there yet', {
       hint: 'use --rw overlay',
-    });
-  }
-  if (request.session === 'fuse-native') {
-    throw new FirstlightError('unsupported', '--session fuse-native is not there yet', {
-      hint: 'use --session kernel',
     });
   }
 }

@@ -36,7 +36,8 @@ export function describeMount(mount: Mount): MountStatus {
     platform: request.platform,
     server: request.server,
     rw: request.rw,
-    session: request.session,
+    // Not what was asked for: without the addon it is the portable one.
+    session: features?.transport === 'fuse-native' ? 'fuse-native' : 'kernel',
     trace: optimizeGroup ?? null,
     state: mount.state,
     requestedAt: request.requestedAt,

@@ -11,6 +11,10 @@ export const UMOUNT_NOFOLLOW = 8;
 
 /** One line of mountinfo (proc(5)), as far as it matters here. */
 export interface MountLine {
+  /** Names the mount as long as it lives; may be given to another afterwards. */
+  id: number;
+  /** `major:minor` of the filesystem. */
+  device: string;
   mountPoint: string;
   type: string;
   source: string;
@@ -31,10 +35,12 @@ export function parseMountInfo(text: string): MountLine[] {
   const lines: MountLine[] = [];
   for (const line of text.split('\n')) {
     const [left, right] = line.split(' - ');
-    const mountPoint = left?.split(' ')[4];
+    const [id = '', , device = '', , mountPoint] = left?.split(' ') ?? [];
     const [type, source, options] = right?.split(' ') ?? [];
     if (mountPoint === undefined || type === undefined) continue;
     lines.push({
+      id: Number(id),
+      device,
       mountPoint: fromOctal(mountPoint),
       type,
       source: fromOctal(source ?? ''),
@@ -47,6 +53,11 @@ export function parseMountInfo(text: string): MountLine[] {
 /** The mounts of this process' mount namespace, oldest first. */
 export async function readMounts(): Promise<MountLine[]> {
   return parseMountInfo(await readFile('/proc/self/mountinfo', 'latin1'));
+}
+
+/** The topmost mount at exactly this path; undefined where there is none. */
+export function mountAt(mounts: MountLine[], path: string): MountLine | undefined {
+  return mounts.findLast(({ mountPoint }) => mountPoint === path);
 }
 
 /**

@@ -215,7 +215,6 @@ test('not there yet: 12', async (t) => {
   const stage = await Stage.open(t);
   const dir = await stage.mountPoint();
   failed(t, await stage.run(['mount', 'a:1', dir, '--rw', 'fuse']), 12, /--rw overlay/);
-  failed(t, await stage.run(['mount', 'a:1', dir, '--session', 'fuse-native']), 12, /kernel/);
   failed(t, await stage.run(['run', 'a:1', '--runtime', 'nosuch']), 12, /no OCI runtime.*nosuch/);
 });
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Lists everything a program can see of a tree, one JSON object a line, in byte order of the paths.
 
-    tree-list.py DIR [--no-content] [--xattr-skip PREFIX]... [--skip PATH]...
+    tree-list.py DIR [--no-content] [--no-xattr] [--xattr-skip PREFIX]... [--skip PATH]...
 
 Two trees are equal when their lists are equal. Left out are only facts that belong to the
 filesystem and not to the image: inode numbers (hard links show as groups), sizes, link counts and
@@ -64,6 +64,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("root")
     parser.add_argument("--no-content", action="store_true")
+    parser.add_argument("--no-xattr", action="store_true")
     parser.add_argument("--xattr-skip", action="append", default=[])
     parser.add_argument("--skip", action="append", default=[])
     options = parser.parse_args()
@@ -94,7 +95,7 @@ def main():
             entry["target"] = text(os.readlink(full))
         if kind in ("char", "block"):
             entry["rdev"] = [os.major(status.st_rdev), os.minor(status.st_rdev)]
-        attributes = xattrs(full, skip_xattrs)
+        attributes = {} if options.no_xattr else xattrs(full, skip_xattrs)
         if attributes:
             entry["xattrs"] = attributes
         if kind == "file" and not options.no_content:

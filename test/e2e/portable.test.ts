@@ -1,0 +1,177 @@
+// The portable session (--session fuse-native) on real mounts: the same tree within its limits, reads
+// that wait, ends of all kinds, and the choice by itself where the addon cannot be loaded.
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { FaultProxy } from '../lib/fault-proxy.ts';
+import { listTree, referenceTree, testImage, treeDifference } from '../lib/images.ts';
+import { Background, run, until } from '../lib/proc.ts';
+import { buildReader, type SmallImage, smallImage } from '../lib/small-image.ts';
+import { Stage } from '../lib/stage.ts';
+
+const sha256 = (data: Buffer) => createHash('sha256').update(data).digest('hex');
+
+/** A tree's list with what the portable session cannot show taken out (docs/SEMANTICS.md). */
+function withinLimits(list: string): string {
+  const lines: string[] = [];
+  for (const line of list.split('\n')) {
+    if (line === '') continue;
+    const entry = JSON.parse(line) as Record<string, unknown>;
+    // Names that are no UTF-8 are left out, with all that is below them; such targets cannot be read.
+    if (String(entry.path).includes('\\x') || String(entry.target).includes('\\x')) continue;
+    delete entry.xattrs;
+    // JSON reads the ns inexactly; ms are all that is shown, and nothing before 1970.
+    const ns = BigInt(/"mtime_ns": (-?\d+)/.exec(line)![1]!);
+    entry.mtime_ns = ns < 0n ? '0' : String(ns / 1_000_000n);
+    lines.push(JSON.stringify(entry));
+  }
+  return lines.join('\n');
+}
+
+test('the tree equals what umoci unpacks, but for the limits of the session', async (t) => {
+  t.timeout(280_000);
+  const stage = await Stage.open(t);
+  const image = await testImage('layers');
+  await stage.serve();
+  await stage.addImage(`oci:${image}/oci:latest`, 'image:test');
+  const expected = await referenceTree({ tool: 'umoci', image, file: 'oci:latest' });
+  const dir = await stage.mount('image:test', ['--rw', 'off', '--session', 'fuse-native']);
+  // Listing begins while contents are still arriving: what it reads, it waits for.
+  const bytes = 'app/kinds/byte-target';
+  const seen = withinLimits(await listTree(dir, ['--no-xattr', '--skip', bytes]));
+  t.true(seen.split('\n').length > 3000);
+  const target = await run('readlink', ['-v', join(dir, bytes)]);
+  t.regex(
+    target.stderr,
+    /Input\/output error/,
+    'a target that is no UTF-8 is an error, not another',
+  );
+  t.deepEqual(treeDifference(withinLimits(expected), seen), []);
+  t.is((await run('touch', [join(dir, 'new')])).code, 1, 'it is read-only');
+  t.regex((await run('touch', [join(dir, 'new')])).stderr, /Read-only file system/);
+  const { session, features } = await stage.mountStatus(dir);
+  t.is(session, 'fuse-native');
+  t.is(features?.transport, 'fuse-native');
+  await stage.must(['umount', dir]);
+});
+
+interface World {
+  stage: Stage;
+  image: SmallImage;
+  reader: string;
+  proxy: FaultProxy;
+}
+
+async function world(t: ExecutionContext<unknown>): Promise<World> {
+  const stage = await Stage.open(t);
+  const image = await smallImage(stage.dir);
+  const reader = await buildReader(stage.dir);
+  const server = await stage.serve();
+  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+  const proxy = await FaultProxy.start(server.url);
+  stage.onClose(() => proxy.close());
+  stage.env.FIRSTLIGHT_SERVER = proxy.url;
+  return { stage, image, reader, proxy };
+}
+
+const isWaiting = (stage: Stage, dir: string) =>
+  until('a read waits', async () => (await stage.mountStatus(dir)).waiting > 0, { everyMs: 100 });
+
+test('reads wait for what has not arrived; a reader that waits can be killed', async (t) => {
+  const { stage, image, reader, proxy } = await world(t);
+  proxy.limit(100_000);
+  const dir = await stage.mount('small:1', ['--rw', 'off', '--session', 'fuse-native']);
+  proxy.stall();
+  const start = (path: string) =>
+    new Background(reader, ['read', join(dir, path)], { env: stage.env });
+  const killed = start(image.large);
+  await isWaiting(stage, dir);
+  const before = performance.now();
+  await killed.kill('SIGKILL');
+  t.true(performance.now() - before < 2000, `took ${performance.now() - before} ms`);
+  const paths = [image.large, image.medium, image.small.at(-1)!];
+  const waiting = paths.map(start);
+  await until('three files wait', async () => (await stage.mountStatus(dir)).waiting >= 3, {
+    everyMs: 100,
+  });
+  // In use: not to be unmounted, and told by whom.
+  const busy = await stage.run(['umount', dir]);
+  t.is(busy.code, 6, busy.stderr);
+  proxy.limit(0);
+  proxy.flow();
+  for (const [i, path] of paths.entries()) {
+    const ended = await waiting[i]!.ended;
+    t.is(ended.code, 0, ended.stderr);
+    t.is(sha256(ended.stdout), image.files.get(path)!.sha256, path);
+  }
+  const { stats } = await stage.mountStatus(dir);
+  t.true(stats!.waits > 0 && stats!.waitedMs > 0 && stats!.firstReadAt > 0);
+  await stage.must(['umount', dir]);
+});
+
+test('a wait ends in EIO after its bound, and at a lazy unmount', async (t) => {
+  const { stage, image, reader, proxy } = await world(t);
+  proxy.limit(100_000);
+  const options = ['--rw', 'off', '--session', 'fuse-native'];
+  const short = await stage.mount('small:1', [...options, '--wait-timeout', '300ms'], 'short');
+  const long = await stage.mount('small:1', options, 'long');
+  proxy.stall();
+  const late = await run(reader, ['read', join(short, image.large)]);
+  t.not(late.code, 0);
+  t.regex(late.stderr, /Input\/output error/);
+  t.true((await stage.mountStatus(short)).stats!.timeouts > 0);
+  t.regex(await readFile(join(stage.root, 'daemon.log'), 'utf8'), /did not arrive in time/);
+  const waiting = new Background(reader, ['read', join(long, image.large)], { env: stage.env });
+  await isWaiting(stage, long);
+  await stage.must(['umount', '--lazy', long]);
+  const ended = await waiting.ended;
+  t.not(ended.code, 0);
+  t.regex(ended.stderr, /Input\/output error/);
+  await stage.must(['umount', short]);
+});
+
+test('without the addon it is chosen by itself, and all of the daemon works', async (t) => {
+  const { stage, image, reader } = await world(t);
+  stage.env.FIRSTLIGHT_NATIVE = '/nonexistent';
+  const dir = await stage.mount('small:1', ['--wait']);
+  const read = await run(reader, ['read', join(dir, image.large)], { env: stage.env });
+  t.is(sha256(read.stdout), image.files.get(image.large)!.sha256, read.stderr);
+  const { session, rw } = await stage.mountStatus(dir);
+  t.deepEqual({ session, rw }, { session: 'fuse-native', rw: 'overlay' });
+  t.is((await run('sh', ['-c', 'echo new >new && cat new'], { cwd: dir })).code, 0);
+  const log = await readFile(join(stage.root, 'daemon.log'), 'utf8');
+  t.regex(log, /mounted by fuse-native/);
+  t.regex(log, /native part is not built/);
+  await stage.must(['umount', dir]);
+
+  // Killed with its mount standing: the next daemon clears it away.
+  await stage.must(['mount', 'small:1', dir, '--rw', 'off']);
+  process.kill(await stage.daemonPid(), 'SIGKILL');
+  await until('the mount is dead', async () => (await run('ls', [dir])).code !== 0);
+  await stage.must(['mount', 'small:1', dir, '--rw', 'off']);
+  const again = await run(reader, ['read', join(dir, image.medium)], { env: stage.env });
+  t.is(sha256(again.stdout), image.files.get(image.medium)!.sha256, again.stderr);
+
+  // Unmounted behind its back: it notices.
+  t.is((await run('umount', [dir])).code, 0);
+  await until('the mount is gone', async () => (await stage.status()).mounts.length === 0, {
+    everyMs: 100,
+  });
+});
+
+test('what a portable mount reads is recorded', async (t) => {
+  const { stage, image, reader } = await world(t);
+  const dir = await stage.mount('small:1', [
+    ...['--rw', 'off', '--session', 'fuse-native', '--trace', 'shop'],
+  ]);
+  for (const path of [image.medium, image.large, image.small[3]!]) {
+    t.is((await run(reader, ['read', join(dir, path)], { env: stage.env })).code, 0);
+  }
+  await stage.must(['umount', dir]);
+  const { traces } = await stage.json<{ traces: { files: number }[] }>(['trace', 'ls']);
+  t.deepEqual(
+    traces.map(({ files }) => files),
+    [3],
+  );
+});
