@@ -9,9 +9,17 @@ import {
   type SessionFeatures,
   type SessionStats,
 } from '../native/index.ts';
-import type { Accesses, Session, SessionFactory, SessionRequest } from '../tree/session.ts';
+import type {
+  Accesses,
+  Session,
+  SessionFactory,
+  SessionRequest,
+  TreeStats,
+} from '../tree/session.ts';
 import type { Template } from '../tree/template.ts';
 import { readRecords } from './trace-records.ts';
+import { TreeLink } from './tree-link.ts';
+import type { TreeThread } from './tree-thread.ts';
 
 /** How the kernel is spoken to, the same for all mounts of a process. */
 export interface KernelSessionOptions {
@@ -21,8 +29,9 @@ export interface KernelSessionOptions {
   passthrough?: boolean;
   /** Other users may look into the mount; containers need it. */
   allowOther?: boolean;
-  /** Addon to use; tests give another. */
+  /** Addon and tree's thread to use; tests give others. */
   addon?: NativeAddon;
+  treeThread?: TreeThread;
 }
 
 /**
@@ -33,10 +42,13 @@ export class KernelSession implements Session {
   readonly #template: Template;
   readonly #mountPoint: string;
   readonly #session: NativeSession;
+  /** Of a writable session. */
+  readonly #tree: TreeLink | undefined;
 
   constructor(template: Template, request: SessionRequest, options: KernelSessionOptions = {}) {
     this.#template = template;
     this.#mountPoint = request.mountPoint;
+    this.#tree = request.writable && new TreeLink(template, request, options.treeThread);
     const { Session: NativeSession } = options.addon ?? native();
     this.#session = new NativeSession(template.native, {
       mountPoint: request.mountPoint,
@@ -45,24 +57,32 @@ export class KernelSession implements Session {
       waitTimeoutMs: request.waitTimeoutMs,
       passthrough: options.passthrough ?? true,
       allowOther: options.allowOther ?? true,
+      writable: request.writable !== undefined,
       onWanted: request.onWanted,
       onTimeout: request.onTimeout,
       onClosed: (error) => {
-        template.release();
-        request.onClosed(error);
+        const end = () => {
+          template.release();
+          request.onClosed(error);
+        };
+        if (this.#tree === undefined) end();
+        else void this.#tree.close(this.#session.channel).then(end);
       },
     });
   }
 
   /**
    * Mounts and answers.
-   * @throws FirstlightError 'permission', 'unsupported', 'busy', 'not-found': what stops mount(2)
+   * @throws FirstlightError 'permission', 'unsupported', 'busy', 'not-found': what stops mount(2); and
+   * what stops a writable tree from being opened
    */
   async start(): Promise<SessionFeatures> {
+    await this.#tree?.open(this.#session.channel);
     this.#template.retain();
     try {
       return await this.#session.start();
     } catch (cause) {
+      await this.#tree?.close(this.#session.channel);
       this.#template.release();
       throw startError(this.#mountPoint, cause);
     }
@@ -70,12 +90,14 @@ export class KernelSession implements Session {
 
   /**
    * Unmounts. A mount that is gone already is success. With `detach`, whoever waits for content gets
-   * EIO, and files that are there stay readable to those who have them open.
+   * EIO, and files that are there stay readable to those who have them open; without it a writable tree
+   * is closed then.
    * @throws FirstlightError 'busy' where it is in use and not to be detached
    */
   async unmount(detach: boolean): Promise<void> {
     try {
       await this.#session.unmount(detach);
+      if (!detach) await this.#tree?.closed();
     } catch (cause) {
       const { code } = cause as NodeJS.ErrnoException;
       if (code !== 'EBUSY') throw cause;
@@ -94,6 +116,11 @@ export class KernelSession implements Session {
   /** Counters since the mount; they stay after its end. */
   stats(): SessionStats {
     return this.#session.stats();
+  }
+
+  /** Counters of the tree; undefined of a read-only session. */
+  treeStats(): TreeStats | undefined {
+    return this.#tree?.stats();
   }
 
   setTracing(on: boolean): void {

@@ -33,15 +33,9 @@ const EXPECTED = new Set(['ENOSPC', 'EDQUOT', 'ENAMETOOLONG', 'EMLINK', 'EEXIST'
 /** Waits whose request native answered by itself are never heard of again; beyond so many they are dropped. */
 const WAITS_MAX = 4096;
 
-/** Counters of one mount's requests since its start. */
-export interface UpcallStats {
-  /** Requests that came to the tree. */
-  upcalls: number;
-  /** Those that had to wait for a content or a copy. */
-  waits: number;
-  /** Those that ended in an error that no program caused. */
-  failures: number;
-}
+/** Slots of a mount's counters, which another thread may read at any moment (TreeStats). */
+export const COUNTER = { upcalls: 0, waits: 1, failures: 2 } as const;
+export const COUNTERS = 3;
 
 /** Makes the native side with the handler it is to call. */
 export type UpcallsFactory = (handler: UpcallHandler) => NativeUpcalls;
@@ -64,15 +58,22 @@ export class UpcallServer {
   readonly native: NativeUpcalls;
   readonly tree: TreeOperations;
   readonly #log: Logger;
-  readonly #stats: UpcallStats = { upcalls: 0, waits: 0, failures: 0 };
+  readonly #counters: Float64Array;
   /** Contents that were seen whole: their requests need not ask native again. */
   readonly #ready = new Set<number>();
   /** Content that a request waits for. */
   readonly #waiting = new Map<number, number>();
   #closed = false;
 
-  constructor(makeUpcalls: UpcallsFactory, makeTree: TreeFactory, log: Logger) {
+  /** @param counters  COUNTERS slots, counted up from what they hold */
+  constructor(
+    makeUpcalls: UpcallsFactory,
+    makeTree: TreeFactory,
+    counters: Float64Array,
+    log: Logger,
+  ) {
     this.#log = log;
+    this.#counters = counters;
     this.native = makeUpcalls((call, numbers, name, name2, value) =>
       this.#take({ call, numbers, name, name2, value }),
     );
@@ -84,8 +85,8 @@ export class UpcallServer {
     }
   }
 
-  stats(): UpcallStats {
-    return { ...this.#stats };
+  #count(slot: number): void {
+    this.#counters[slot] = (this.#counters[slot] ?? 0) + 1;
   }
 
   /** Ends the tree; requests that still come end with EIO. */
@@ -98,7 +99,7 @@ export class UpcallServer {
 
   #take(request: Request): void {
     const { call } = request;
-    this.#stats.upcalls++;
+    this.#count(COUNTER.upcalls);
     const waited = this.#waiting.get(call);
     if (waited !== undefined) {
       // Sent again: the content is whole.
@@ -123,14 +124,14 @@ export class UpcallServer {
         this.fail(call, new Error(`content ${content} cannot be opened`), 'open');
         return;
       }
-      this.#stats.waits++;
+      this.#count(COUNTER.waits);
       this.#ready.delete(content);
       if (this.#waiting.size >= WAITS_MAX) this.#waiting.clear();
       this.#waiting.set(call, content);
       this.native.waitForContent(call, content);
       return;
     }
-    this.#stats.waits++;
+    this.#count(COUNTER.waits);
     void done?.then(() => {
       if (!this.#closed) this.native.again(call);
     });
@@ -142,7 +143,7 @@ export class UpcallServer {
     const { errno, code } = error as { errno?: unknown; code?: unknown };
     const known = typeof errno === 'number' && errno > 0 ? errno : undefined;
     if (!(error instanceof Errno) && !EXPECTED.has(String(code))) {
-      this.#stats.failures++;
+      this.#count(COUNTER.failures);
       this.#log.error({ err: error, operation: what }, 'a request on a writable mount failed');
     }
     // Forget and Release have nobody to hear of it.

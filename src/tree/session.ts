@@ -26,6 +26,16 @@ export interface Accesses {
   lost: number;
 }
 
+/** Counters of a writable tree's requests since the mount. */
+export interface TreeStats {
+  /** Requests that came to the tree: every change, and whatever is asked of files that have changed. */
+  upcalls: number;
+  /** Those that had to wait for a content or a copy. */
+  waits: number;
+  /** Those that ended in an error that no program caused. */
+  failures: number;
+}
+
 /** One kernel mount of a template. */
 export interface Session {
   /** Mounts; resolves when the tree answers. Rejects with nothing left mounted. */
@@ -37,6 +47,8 @@ export interface Session {
    */
   unmount(detach: boolean): Promise<void>;
   stats(): SessionStats;
+  /** undefined of a read-only session. */
+  treeStats?(): TreeStats | undefined;
   /** Records first accesses from now on, as if nothing had been seen before; or stops. Also before `start`. */
   setTracing(on: boolean): void;
   /** What was recorded since the last call; also after the end. */
@@ -51,6 +63,8 @@ export interface SessionRequest {
   source: string;
   /** Bound of a single wait for content, in ms; 0 = none. */
   waitTimeoutMs: number;
+  /** Changes are kept here, in overlayfs' format; without it the session is read-only. Absolute paths. */
+  writable?: { upper: string; work: string };
   /** A reader waits for parts (numbers within the content). */
   onWanted(content: number, firstPart: number, lastPart: number): void;
   /** A wait ended in EIO after `waitedMs`. */
