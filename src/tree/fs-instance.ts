@@ -1,4 +1,5 @@
-// One mount of an image: its template, its session and, where it is writable, the overlay above it.
+// One mount of an image: its template, its session and, where it is writable, the directories that
+// changes go to, with kernel overlayfs above the session or our own tree behind it.
 // What does not live here: where the contents come from (receive/), and the kernel's protocol (fuse/).
 //
 // Nothing here touches the mount itself: the process that answers a mount would wait for itself.
@@ -16,13 +17,15 @@ import {
   snapshotDirectories,
 } from './overlay.ts';
 import { Recorder, type TraceSink } from './recorder.ts';
-import type { Session, SessionFactory } from './session.ts';
+import type { Session, SessionFactory, TreeStats } from './session.ts';
 import type { Template } from './template.ts';
 
 /** How what a container writes is kept. */
 export type RwMode =
   /** Kernel overlayfs over the read-only session. */
   | 'overlay'
+  /** Our own writable tree: the session takes changes itself. */
+  | 'fuse'
   /** Read-only. */
   | 'off';
 
@@ -64,6 +67,8 @@ export interface FsInstanceStatus {
   mountedAt: number;
   features: SessionFeatures | undefined;
   stats: SessionStats | undefined;
+  /** Of `rw: 'fuse'`. */
+  tree: TreeStats | undefined;
 }
 
 /** How a mount is taken down. */
@@ -128,9 +133,13 @@ export class FsInstance {
       } else {
         await makeSnapshot(this.#dirs, template);
         this.#undo.push((options) => this.#discard(options));
-        await this.#startSession(this.#dirs.lower);
-        await mountOverlay(this.#mounter, this.#dirs, mountPoint, source);
-        this.#undo.push((options) => this.#unmountOverlay(options));
+        if (rw === 'fuse') {
+          await this.#startSession(mountPoint, this.#dirs);
+        } else {
+          await this.#startSession(this.#dirs.lower);
+          await mountOverlay(this.#mounter, this.#dirs, mountPoint, source);
+          this.#undo.push((options) => this.#unmountOverlay(options));
+        }
       }
       this.#mountedAt = Date.now();
     } catch (error) {
@@ -142,12 +151,13 @@ export class FsInstance {
     }
   }
 
-  async #startSession(mountPoint: string): Promise<void> {
+  async #startSession(mountPoint: string, writable?: SnapshotDirectories): Promise<void> {
     const { template, source, waitTimeoutMs, wanted, makeSession, log } = this.#options;
     const session = makeSession(template, {
       mountPoint,
       source,
       waitTimeoutMs,
+      ...(writable && { writable: { upper: writable.upper, work: writable.work } }),
       onWanted: wanted,
       onTimeout: (content, waitedMs) => {
         const path = template.toc.path(template.toc.firstRow(content));
@@ -293,6 +303,7 @@ export class FsInstance {
       mountedAt: this.#mountedAt,
       features: this.#features,
       stats: this.#session?.stats(),
+      tree: this.#session?.treeStats?.(),
     };
   }
 }
