@@ -5,6 +5,7 @@
 // node:http costs a client 27 ms of the 60 ms that a command may take, node:net costs 3.
 import type { ErrorKind } from '../errors/errors.ts';
 import type { SessionFeatures, SessionStats } from '../native/index.ts';
+import type { TreeStats } from '../tree/session.ts';
 
 /** How a mount can be written to. */
 export type RwMode = 'overlay' | 'fuse' | 'off';
@@ -130,6 +131,8 @@ export interface MountStatus {
   transfer: TransferStatus;
   features: SessionFeatures | null;
   stats: SessionStats | null;
+  /** Of a mount with `--rw fuse`. */
+  tree: TreeStats | null;
   /** Requests that wait for contents now, through all mounts of the image. */
   waiting: number;
 }

@@ -27,7 +27,7 @@ export interface Mount {
 export function describeMount(mount: Mount): MountStatus {
   const { request, receiver, instance } = mount;
   const transfer = transferStatus(receiver);
-  const { features, stats, mountedAt, optimizeGroup } = instance.status();
+  const { features, stats, tree, mountedAt, optimizeGroup } = instance.status();
   return {
     id: mount.id,
     directory: mount.directory,
@@ -52,6 +52,7 @@ export function describeMount(mount: Mount): MountStatus {
     transfer,
     features: features ?? null,
     stats: stats ?? null,
+    tree: tree ?? null,
     waiting: receiver.template.waiting(),
   };
 }
