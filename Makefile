@@ -87,11 +87,13 @@ images: setup ## build the test images (kept in .cache/images)
 clean: ## remove what has been built: native part, compiled sources, cached test images and results
 	rm -rf native/build dist .cache
 
-.PHONY: bench-metadata bench-receive bench-trace-cost
+.PHONY: bench-metadata bench-receive bench-trace bench-trace-cost
 bench-metadata: setup ## metadata, opens, mounts and memory against overlayfs; JSON=FILE for rows
 	node bench/metadata.ts
 bench-receive: setup ## taking an image in against zstd, sha256sum and plain writes; JSON=FILE for rows
 	node bench/receive.ts
+bench-trace: setup ## what a recorded run is worth: five services, tree order against traced; JSON=FILE for rows
+	node bench/trace/main.ts
 bench-trace-cost: setup ## what recording costs those who read; JSON=FILE for rows
 	node bench/trace-cost.ts
 

@@ -19,6 +19,9 @@ export const NODE = fileURLToPath(new URL('../../node_modules/node/bin/node', im
 /** The program's entry. */
 export const ENTRY = fileURLToPath(new URL('../../bin/firstlight.js', import.meta.url));
 
+/** Turns a command line into one that runs elsewhere, such as in another network namespace. */
+export type Within = (command: string, args: string[]) => [string, string[]];
+
 /** Fails early, and says what to do, where a part is missing that the benches need. */
 export function checkBuilt(): void {
   const addon = fileURLToPath(new URL('../../native/build/firstlight.node', import.meta.url));
@@ -27,11 +30,32 @@ export function checkBuilt(): void {
   }
 }
 
+/** A delta server that listens. */
+export interface BenchServer {
+  url: string;
+  process: ChildProcess;
+}
+
+/**
+ * Starts a delta server on a port of its own.
+ * @param options  more of `serve`, such as `['--rate', '100mbit']`
+ */
+export async function openServer(
+  space: Workspace,
+  data: string,
+  options: string[] = [],
+): Promise<BenchServer> {
+  const where = ['serve', '--data', data, '--listen', '127.0.0.1:0'];
+  const process = space.start(NODE, [ENTRY, ...where, ...options]);
+  return { url: await firstMatch(process, /listening on (http:\/\/\S+)/), process };
+}
+
 /** Starts a delta server on a port of its own and resolves to its URL. */
 export async function startServer(space: Workspace, data: string): Promise<string> {
-  const child = space.start(NODE, [ENTRY, 'serve', '--data', data, '--listen', '127.0.0.1:0']);
-  return firstMatch(child, /listening on (http:\/\/\S+)/);
+  return (await openServer(space, data)).url;
 }
+
+const here: Within = (command, args) => [command, args];
 
 /** First match of a pattern in what a child prints; rejects with its output when it ends before. */
 async function firstMatch(child: ChildProcess, pattern: RegExp): Promise<string> {
@@ -54,27 +78,31 @@ export class Worker {
   readonly server: string;
   readonly #space: Workspace;
   readonly #env: NodeJS.ProcessEnv;
+  readonly #within: Within;
   #daemon: ChildProcess | undefined;
 
-  private constructor(space: Workspace, root: string, server: string) {
+  private constructor(space: Workspace, root: string, server: string, within: Within) {
     this.root = root;
     this.server = server;
     this.#space = space;
+    this.#within = within;
     this.#env = { ...process.env, FIRSTLIGHT_ROOT: root, FIRSTLIGHT_SERVER: server };
   }
 
   /**
    * Starts the daemon of a root and waits until it answers.
    * @param nodeArgs  given to Node before the program, such as `--cpu-prof`
+   * @param within  where the daemon and the commands run
    */
   static async start(
     space: Workspace,
     root: string,
     server: string,
     nodeArgs: string[] = [],
+    within: Within = here,
   ): Promise<Worker> {
-    const worker = new Worker(space, root, server);
-    const child = space.start(NODE, [...nodeArgs, ENTRY, 'daemon'], worker.#env);
+    const worker = new Worker(space, root, server, within);
+    const child = space.start(...within(NODE, [...nodeArgs, ENTRY, 'daemon']), worker.#env);
     worker.#daemon = child;
     let output = '';
     for (const stream of [child.stdout!, child.stderr!]) {
@@ -104,14 +132,23 @@ export class Worker {
 
   /** Runs one command and gives its standard output; rejects with its error line. */
   async run(...args: string[]): Promise<string> {
-    const { stdout } = await run(NODE, [ENTRY, ...args], { env: this.#env, maxBuffer: 64 << 20 });
+    const options = { env: this.#env, maxBuffer: 64 << 20 };
+    const { stdout } = await run(...this.#within(NODE, [ENTRY, ...args]), options);
     return stdout;
+  }
+
+  /** Starts one command, which goes on until it ends by itself or by the bench's end. */
+  spawn(...args: string[]): ChildProcess {
+    return this.#space.start(...this.#within(NODE, [ENTRY, ...args]), this.#env);
   }
 
   /** Milliseconds of one command, from the start of the process to its end. */
   async time(...args: string[]): Promise<number> {
     const start = performance.now();
-    const child = spawn(NODE, [ENTRY, ...args], { env: this.#env, stdio: 'ignore' });
+    const child = spawn(...this.#within(NODE, [ENTRY, ...args]), {
+      env: this.#env,
+      stdio: 'ignore',
+    });
     const [code] = (await once(child, 'exit')) as [number | null];
     const ms = performance.now() - start;
     if (code !== 0) throw new Error(`firstlight ${args.join(' ')}: exit ${code}`);
