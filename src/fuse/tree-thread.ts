@@ -33,6 +33,12 @@ export class TreeThread {
     this.#start = start;
   }
 
+  /** Starts the thread, where it does not run yet, for a mount that will come: it takes some 100 ms. */
+  prepare(): void {
+    const running = this.#run();
+    this.#settle(running);
+  }
+
   /**
    * Opens the tree of a mount whose session has been made and not begun yet.
    * @param onDied  the thread has died: requests on the mount end with EIO from now on
@@ -40,6 +46,7 @@ export class TreeThread {
    */
   async attach(request: AttachRequest, onDied: (error: string) => void): Promise<void> {
     const running = this.#run();
+    running.worker.ref();
     const { channel } = request;
     // Before the answer: who dies over it has to be heard of, too.
     running.attached.set(channel, onDied);
@@ -61,10 +68,7 @@ export class TreeThread {
   }
 
   #run(): Running {
-    if (this.#running !== undefined) {
-      this.#running.worker.ref();
-      return this.#running;
-    }
+    if (this.#running !== undefined) return this.#running;
     const running: Running = {
       worker: this.#start(),
       pending: new Map(),

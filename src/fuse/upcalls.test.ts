@@ -206,6 +206,7 @@ test('what is not named in a Setattr stays', (t) => {
 test('errors: those of a program go to it, a full disk too, any other one is logged', (t) => {
   const errors: [unknown, number, number][] = [
     [new Errno(39, 'not empty'), 39, 0],
+    [new Errno(5, 'the disk fails'), 5, 1],
     [Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', errno: 28 }), 28, 0],
     [Object.assign(new Error('EBADF'), { code: 'EBADF', errno: 9 }), 9, 1],
     [new TypeError('a bug'), 5, 1],

@@ -25,10 +25,15 @@ import {
 import { type Listing, listInto } from './listing.ts';
 
 const EIO = 5;
+const EBADF = 9;
+const ENFILE = 23;
+const EMFILE = 24;
 const ERANGE = 34;
 const ENOSYS = 38;
 const STATFS_SLOTS = 8;
-/** What a full or failing disk, and names that are refused, say: news for the program, not for the log. */
+/** Errnos that are no news of the program's own doing: a failing disk, a bug, no descriptors left. */
+const ALARMING = new Set([EIO, EBADF, ENFILE, EMFILE]);
+/** System calls whose errors are the program's: a full disk, a name that is refused. */
 const EXPECTED = new Set(['ENOSPC', 'EDQUOT', 'ENAMETOOLONG', 'EMLINK', 'EEXIST', 'ENOENT']);
 /** Waits whose request native answered by itself are never heard of again; beyond so many they are dropped. */
 const WAITS_MAX = 4096;
@@ -142,7 +147,8 @@ export class UpcallServer {
     if (this.#closed) return;
     const { errno, code } = error as { errno?: unknown; code?: unknown };
     const known = typeof errno === 'number' && errno > 0 ? errno : undefined;
-    if (!(error instanceof Errno) && !EXPECTED.has(String(code))) {
+    const told = error instanceof Errno ? !ALARMING.has(error.errno) : EXPECTED.has(String(code));
+    if (!told) {
       this.#count(COUNTER.failures);
       this.#log.error({ err: error, operation: what }, 'a request on a writable mount failed');
     }
