@@ -66,7 +66,7 @@ export interface Changes {
 /** One name of a listing. */
 export interface Listed {
   name: string;
-  /** Where the listing goes on after this name: template row + 3, numbers from 2^32 upwards for others, in order of creation. */
+  /** Where the listing goes on after this name: template row + 2 (as native counts), numbers from 2^32 upwards for others, in order of creation. */
   cookie: number;
   entry: Entry;
 }

@@ -1,0 +1,200 @@
+// Attributes: what GETATTR and every entry show, and what SETATTR changes. What does not live here:
+// extended attributes (xattr.ts), and the copy that has to be made before the first change (promote.ts).
+import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
+import {
+  fail,
+  O_WRONLY,
+  S_IFBLK,
+  S_IFCHR,
+  S_IFDIR,
+  S_IFMT,
+  S_IFREG,
+  S_IPERM,
+  S_ISGID,
+  S_ISUID,
+  S_IXGRP,
+  UTIME_NOW,
+  UTIME_OMIT,
+} from './abi.ts';
+import type { Child, Core } from './core.ts';
+import { Directory, type Node } from './node.ts';
+import type { Changes, Entry } from './operations.ts';
+
+const BLOCK_BYTES = 4096;
+const SECTORS_A_BLOCK = BLOCK_BYTES / 512;
+export const CAPABILITY = 'security.capability';
+
+/** A file for a system call: a name in a directory, or '' and the descriptor of the file itself. */
+export interface Where {
+  fd: number;
+  name: string;
+}
+
+/** Attributes of a row of the template, as native gives them. */
+export function rowAttributes(core: Core, row: number, into: Float64Array): void {
+  const { toc } = core;
+  const mode = toc.mode(row);
+  const type = mode & S_IFMT;
+  const size = toc.size(row);
+  const seconds = toc.mtimeSec(row);
+  const nsec = toc.mtimeNsec(row);
+  into.fill(0);
+  into[ATTR.ino] = toc.inode(row) + 1;
+  into[ATTR.size] = size;
+  if (type === S_IFREG || type === S_IFDIR)
+    into[ATTR.blocks] = Math.ceil(size / BLOCK_BYTES) * SECTORS_A_BLOCK;
+  into[ATTR.atimeSec] = into[ATTR.mtimeSec] = into[ATTR.ctimeSec] = seconds;
+  into[ATTR.atimeNsec] = into[ATTR.mtimeNsec] = into[ATTR.ctimeNsec] = nsec;
+  into[ATTR.mode] = mode;
+  into[ATTR.nlink] = toc.nlink(row);
+  into[ATTR.uid] = toc.uid(row);
+  into[ATTR.gid] = toc.gid(row);
+  if (type === S_IFCHR || type === S_IFBLK) into[ATTR.rdev] = toc.rdev(row);
+  into[ATTR.blksize] = BLOCK_BYTES;
+}
+
+/** Where a file is that is in upper/, or was; undefined where only its last attributes are left. */
+export function whereIs(core: Core, node: Node): Where | undefined {
+  if (node instanceof Directory) return node.upper ? { fd: core.fd(node), name: '' } : undefined;
+  if (node.state === 'upper') {
+    const { directory, name } = node.place;
+    return { fd: core.fd(directory), name };
+  }
+  return node.fd >= 0 ? { fd: node.fd, name: '' } : undefined;
+}
+
+/** Attributes of what stands under a name. */
+export function attributesOf(core: Core, child: Child, into: Float64Array): void {
+  if (typeof child === 'number') {
+    rowAttributes(core, child, into);
+    return;
+  }
+  if (child.last !== undefined) {
+    into.set(child.last);
+    return;
+  }
+  if (child instanceof Directory) {
+    if (child.upper) core.io.stat(core.fd(child), '', into);
+    else rowAttributes(core, child.row, into);
+    into[ATTR.nlink] = 2 + child.subdirectories;
+  } else {
+    const where = whereIs(core, child);
+    if (where !== undefined) core.io.stat(where.fd, where.name, into);
+    else {
+      rowAttributes(core, child.row, into);
+      into[ATTR.nlink] = child.templateNames;
+    }
+  }
+  into[ATTR.ino] = child.ino;
+}
+
+/** Attributes as they are now, kept. */
+export function snapshot(core: Core, child: Child): Float64Array {
+  const kept = new Float64Array(ATTR_SLOTS);
+  attributesOf(core, child, kept);
+  return kept;
+}
+
+/**
+ * How long the kernel may keep attributes, ms: for good, since nobody else changes them. But what is
+ * written through a mapping changes times and blocks without the kernel's session noticing.
+ * @param id  the id that was asked for
+ */
+export function validMs(core: Core, child: Child, id: number): number {
+  if (typeof child === 'number' || child instanceof Directory) return Number.POSITIVE_INFINITY;
+  if (child.removed || child.id !== id) return 0;
+  if (child.state === 'upper' && core.host.openHandles(id) > 0) return 0;
+  child.cached = true;
+  return Number.POSITIVE_INFINITY;
+}
+
+/** Id of what stands under a name. */
+export function idOf(child: Child): number {
+  return typeof child === 'number' ? child + 1 : child.id;
+}
+
+/** The entry that is given out; counts no lookup. */
+export function entryOf(core: Core, child: Child, into: Float64Array, id = idOf(child)): Entry {
+  attributesOf(core, child, into);
+  return { node: id, attributes: into, attrValidMs: validMs(core, child, id) };
+}
+
+/** Changes attributes of a file in upper/, in the order in which one would undo another. */
+export function applyChanges(core: Core, node: Node, where: Where, changes: Changes): void {
+  const { io } = core;
+  if (changes.size !== undefined) truncate(core, node, where, changes.size);
+  if (changes.killSuidgid === true) killPrivileges(core, where);
+  if (changes.uid !== undefined || changes.gid !== undefined)
+    io.chown(where.fd, where.name, changes.uid ?? -1, changes.gid ?? -1);
+  if (changes.mode !== undefined) io.chmod(where.fd, where.name, changes.mode & S_IPERM);
+  const { atime, mtime } = changes;
+  if (atime === undefined && mtime === undefined) return;
+  const [atimeSec, atimeNsec] = timeOf(atime);
+  const [mtimeSec, mtimeNsec] = timeOf(mtime);
+  io.utimes(where.fd, where.name, atimeSec, atimeNsec, mtimeSec, mtimeNsec);
+}
+
+function timeOf(time: Changes['atime']): [number, number] {
+  if (time === undefined) return [0, UTIME_OMIT];
+  return time === 'now' ? [0, UTIME_NOW] : [time.sec, time.nsec];
+}
+
+function truncate(core: Core, node: Node, where: Where, bytes: number): void {
+  if (node instanceof Directory) throw fail('EISDIR', 'truncate');
+  const fd = core.io.openFile(where.fd, where.name, O_WRONLY);
+  try {
+    core.io.truncate(fd, bytes);
+  } finally {
+    core.io.close(fd);
+  }
+}
+
+/** What a write or a truncation by somebody without CAP_FSETID takes away. */
+export function killPrivileges(core: Core, where: Where): void {
+  const attributes = new Float64Array(ATTR_SLOTS);
+  core.io.stat(where.fd, where.name, attributes);
+  const mode = attributes[ATTR.mode]!;
+  const kept = keptMode(mode);
+  if (kept !== mode) core.io.chmod(where.fd, where.name, kept & S_IPERM);
+  if (core.io.getxattr(where.fd, where.name, CAPABILITY) !== undefined)
+    core.io.removexattr(where.fd, where.name, CAPABILITY);
+}
+
+/** The mode without setuid, and without setgid where the group may run the file (else it means locking). */
+function keptMode(mode: number): number {
+  const kept = mode & ~S_ISUID;
+  return (kept & S_IXGRP) !== 0 ? kept & ~S_ISGID : kept;
+}
+
+/** True where a write by others takes something away from this mode. */
+export function stripsOnWrite(mode: number): boolean {
+  return keptMode(mode) !== mode;
+}
+
+/** True where a write takes setuid, setgid or capabilities away, which passthrough would not do. */
+export function hasPrivileges(core: Core, where: Where): boolean {
+  const attributes = new Float64Array(ATTR_SLOTS);
+  core.io.stat(where.fd, where.name, attributes);
+  if (stripsOnWrite(attributes[ATTR.mode]!)) return true;
+  return core.io.getxattr(where.fd, where.name, CAPABILITY) !== undefined;
+}
+
+/** The same changes on what nobody can reach any more but by a descriptor: in memory only. */
+export function applyToLast(last: Float64Array, changes: Changes, nowMs: number): void {
+  const now = { sec: Math.floor(nowMs / 1000), nsec: Math.round((nowMs % 1000) * 1e6) };
+  const time = (change: NonNullable<Changes['atime']>) => (change === 'now' ? now : change);
+  if (changes.mode !== undefined)
+    last[ATTR.mode] = (last[ATTR.mode]! & S_IFMT) | (changes.mode & S_IPERM);
+  if (changes.uid !== undefined) last[ATTR.uid] = changes.uid;
+  if (changes.gid !== undefined) last[ATTR.gid] = changes.gid;
+  if (changes.atime !== undefined) {
+    last[ATTR.atimeSec] = time(changes.atime).sec;
+    last[ATTR.atimeNsec] = time(changes.atime).nsec;
+  }
+  if (changes.mtime !== undefined) {
+    last[ATTR.mtimeSec] = time(changes.mtime).sec;
+    last[ATTR.mtimeNsec] = time(changes.mtime).nsec;
+  }
+  last[ATTR.ctimeSec] = now.sec;
+  last[ATTR.ctimeNsec] = now.nsec;
+}

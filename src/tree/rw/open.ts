@@ -1,0 +1,137 @@
+// Opening files: which file an open reads and writes, and files that are made and opened in one.
+//
+// All handles of one node must read the same file (the kernel shares one backing file an inode). While
+// handles on the image's content are open, a file in upper/ with the same content is read from the
+// image, and a first open for writing gives the file a new node id: the old one answers ESTALE, the
+// kernel looks the name up again, and the old handles keep what they had.
+import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
+import { fail, O_ACCMODE, O_EXCL, O_PATH, O_RDWR, O_TRUNC, S_IFREG, S_IPERM } from './abi.ts';
+import { hasPrivileges, killPrivileges, stripsOnWrite, whereIs } from './attr.ts';
+import { type Core, OWN_INO } from './core.ts';
+import { flagsForUpper, hasDefaultAcl, make } from './make.ts';
+import { type Directory, FileNode } from './node.ts';
+import { type Caller, type Opened, Wait } from './operations.ts';
+import { ensureUpper, promoteFile } from './promote.ts';
+
+type OpenedUpper = Opened & { kind: 'upper' };
+const TEMPLATE: Opened = { kind: 'template' };
+
+function writes(flags: number): boolean {
+  return (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
+}
+
+/**
+ * Sees to it that what is opened, or changed in length, next is the file in upper/.
+ * @throws Wait, Errno ESTALE: look the name up again
+ */
+export function takeUpper(core: Core, file: FileNode, id: number): void {
+  if (file.id !== id) throw fail('ESTALE', `node ${id} goes by ${file.id} now`);
+  if (file.backing === 'upper') return;
+  if (core.host.openHandles(id) === 0) {
+    file.backing = 'upper';
+    return;
+  }
+  if (file.state !== 'upper') throw fail('ESTALE', 'a removed file of the image that is open');
+  throw new Wait({ done: core.renumber(file) });
+}
+
+/** @param id  the id that was asked for @throws Wait */
+export function openFile(core: Core, id: number, flags: number, killSuidgid: boolean): Opened {
+  let file = core.files.get(id);
+  if (file === undefined) {
+    if (!writes(flags)) return TEMPLATE;
+    file = core.fileOfRow(id - 1);
+  }
+  if (file.id !== id) throw fail('ESTALE', `node ${id} goes by ${file.id} now`);
+  if (!writes(flags) && readsTemplate(core, file)) return TEMPLATE;
+  if (file.state === 'template' || file.state === 'removed-template') {
+    core.thawFile(file);
+    promoteFile(core, file, (flags & O_TRUNC) !== 0);
+  }
+  takeUpper(core, file, id);
+  return openUpper(core, file, flags, killSuidgid);
+}
+
+/** True where a read goes to the image's content. */
+function readsTemplate(core: Core, file: FileNode): boolean {
+  if (file.state === 'template' || file.state === 'removed-template') return true;
+  return file.backing === 'template' && core.host.openHandles(file.id) > 0;
+}
+
+function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boolean): OpenedUpper {
+  const where = whereIs(core, file);
+  if (where === undefined) throw fail('ESTALE', 'removed file');
+  const write = writes(flags);
+  const direct = write && hasPrivileges(core, where);
+  const truncate = (flags & O_TRUNC) !== 0;
+  const fd = core.io.openFile(
+    where.fd,
+    where.name,
+    flagsForUpper(flags) | (truncate ? O_TRUNC : 0),
+  );
+  try {
+    if (truncate && killSuidgid) killPrivileges(core, where);
+  } catch (error) {
+    core.io.close(fd);
+    throw error;
+  }
+  forgetCached(core, file, flags);
+  return { kind: 'upper', fd, direct, tag: 0 };
+}
+
+/**
+ * Stores through a shared mapping change times without the kernel's session noticing, so attributes
+ * that it keeps without an end must go when a file is opened for that.
+ */
+function forgetCached(core: Core, file: FileNode, flags: number): void {
+  if (!file.cached || (flags & O_ACCMODE) !== O_RDWR) return;
+  file.cached = false;
+  core.host.invalidate(file.id, '');
+}
+
+/** A new regular file, opened. */
+export function createFile(
+  core: Core,
+  parent: Directory,
+  name: string,
+  flags: number,
+  mode: number,
+  caller: Caller,
+): { file: FileNode; opened: OpenedUpper } {
+  const made = make(core, parent, name, { mode: S_IFREG | (mode & S_IPERM), flags }, caller);
+  const file = made.node as FileNode;
+  return {
+    file,
+    opened: { kind: 'upper', fd: made.fd, direct: stripsOnWrite(mode), tag: 0 },
+  };
+}
+
+/** A new regular file without a name, opened (O_TMPFILE). */
+export function createUnnamed(
+  core: Core,
+  parent: Directory,
+  flags: number,
+  mode: number,
+  caller: Caller,
+): { file: FileNode; opened: OpenedUpper } {
+  const { io } = core;
+  ensureUpper(core, parent);
+  const permissions = hasDefaultAcl(core, parent) ? mode : mode & ~caller.umask;
+  const upperFlags = flagsForUpper(flags) | (flags & O_EXCL);
+  const fd = io.createUnnamed(core.fd(parent), upperFlags, permissions & S_IPERM, caller);
+  let held = -1;
+  try {
+    held = io.openFile(fd, '', O_PATH);
+    const attributes = new Float64Array(ATTR_SLOTS);
+    io.stat(held, '', attributes);
+    const ino = OWN_INO + attributes[ATTR.ino]!;
+    const file = new FileNode(core.nextNode(), ino, -1, 'removed-upper');
+    file.fd = held;
+    core.files.set(file.id, file);
+    return { file, opened: { kind: 'upper', fd, direct: stripsOnWrite(mode), tag: 0 } };
+  } catch (error) {
+    if (held >= 0) io.close(held);
+    io.close(fd);
+    throw error;
+  }
+}
