@@ -354,12 +354,26 @@ export const COMMANDS: CommandSpec[] = [
     path: ['daemon'],
     text: 'run the daemon of this root in the foreground (commands start it by themselves)',
     arguments: [],
-    settings: ['idle'],
+    settings: [
+      'idle',
+      'snapshotter',
+      'prepare-timeout',
+      'keep-warm',
+      'metrics',
+      'platform',
+      'wait-timeout',
+      'threads',
+      'passthrough',
+    ],
     flags: [
       { name: 'stop', text: 'unmount everything and end the daemon that runs' },
       { name: 'background', text: 'as a command starts it: ends when idle' },
     ],
-    examples: ['firstlight daemon', 'firstlight daemon --stop'],
+    examples: [
+      'firstlight daemon --snapshotter /run/firstlight/snapshots.sock',
+      'firstlight daemon --config /etc/firstlight/config.toml',
+      'firstlight daemon --stop',
+    ],
     load: () => import('./commands/daemon.ts'),
   },
 ];

@@ -75,6 +75,28 @@ export const SETTINGS = {
     text: 'the daemon ends after this time with nothing to do',
     default: '60s',
   },
+  snapshotter: {
+    type: 'path',
+    placeholder: 'SOCKET',
+    text: "be containerd's snapshotter on this socket",
+  },
+  'prepare-timeout': {
+    type: 'duration',
+    placeholder: 'TIME',
+    text: 'a pull is an ordinary one where the delta server has not answered by then',
+    default: '2s',
+  },
+  'keep-warm': {
+    type: 'duration',
+    placeholder: 'TIME',
+    text: 'keep the connection to the delta server open so long after a pull; 0 = not at all',
+    default: '10m',
+  },
+  metrics: {
+    type: 'text',
+    placeholder: 'HOST:PORT',
+    text: "where the daemon's metrics are read (Prometheus)",
+  },
   runtime: {
     type: 'text',
     placeholder: 'PROGRAM',
@@ -211,7 +233,7 @@ export class Settings {
     return value;
   }
 
-  ms(key: 'wait-timeout' | 'idle'): number {
+  ms(key: 'wait-timeout' | 'idle' | 'prepare-timeout' | 'keep-warm'): number {
     return parseDuration(this.text(key)) ?? 0;
   }
 

@@ -77,6 +77,8 @@ export type ControlRequest =
   | { op: 'umount'; directory: string; lazy: boolean }
   | { op: 'status'; directory?: string; follow?: boolean }
   | { op: 'images' }
+  /** What containerd has pulled through the snapshotter. */
+  | { op: 'pulls' }
   /** `all`: also images that nothing uses, though they have a name. */
   | { op: 'gc'; all?: boolean }
   | { op: 'verify' }
@@ -146,6 +148,8 @@ export interface DaemonStatus {
   rssBytes: number;
   /** null: it does not end by itself. */
   idleMs: number | null;
+  /** Socket that containerd connects to; null where it is no snapshotter. */
+  snapshotter: string | null;
 }
 
 /** One image of the store, as `ls --json` prints it. */
@@ -162,6 +166,21 @@ export interface StoredImage {
   /** ms since 1970. */
   createdAt: number;
   lastUsedAt: number;
+}
+
+/** One image that containerd has pulled, as `ls --json` prints it. */
+export interface PulledStatus {
+  /** As containerd's client calls it; null where it did not say. */
+  image: string | null;
+  /** Manifest digest of one that comes lazily, else the chain id of its last layer. */
+  digest: string;
+  way: 'lazy' | 'ordinary';
+  /** Why it was pulled in the ordinary way; null where it comes lazily, or where nobody asked for more. */
+  reason: string | null;
+  /** Snapshots of containers and the like that stand on it now. */
+  users: number;
+  /** ms since 1970. */
+  createdAt: number;
 }
 
 /** What `gc` removed. */

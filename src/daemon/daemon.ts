@@ -5,17 +5,22 @@ import { readlink, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
+import type { Receiver } from '../receive/receiver.ts';
+import { SnapshotMetrics } from '../snapshots/metrics.ts';
+import { SnapshotService } from '../snapshots/service.ts';
 import { LayerStore } from '../store/layer-store.ts';
 import { recoverJournals } from '../trace/recover.ts';
 import type {
   ControlRequest,
   DaemonStatus,
   GcResult,
+  PulledStatus,
   StoredImage,
   VerifyResult,
 } from './control.ts';
 import { ControlServer, type Exchange } from './control-server.ts';
 import { IdleTimer } from './idle.ts';
+import { type CountedMount, DaemonMetrics, type MetricsServer, serveMetrics } from './metrics.ts';
 import { MountTable } from './mount-table.ts';
 import { Notes } from './notes.ts';
 import { runtimeDir, socketPath } from './paths.ts';
@@ -30,6 +35,26 @@ export interface DaemonOptions {
   idleMs: number;
   /** Ends it. */
   signal: AbortSignal;
+  /** containerd's snapshotter; undefined: it is none. */
+  snapshotter?: SnapshotterOptions | undefined;
+  /** HOST:PORT at which metrics are read; undefined: nowhere. */
+  metrics?: string | undefined;
+}
+
+/** How the daemon serves containerd. */
+export interface SnapshotterOptions {
+  /** Absolute path of the socket. */
+  socket: string;
+  /** Delta server. */
+  server: string;
+  platform: string;
+  /** How long the delta server may take to say that it has an image, ms. */
+  prepareTimeoutMs: number;
+  /** How long the connection to it is kept open after a pull, ms. */
+  keepWarmMs: number;
+  waitTimeoutMs: number;
+  threads: number;
+  passthrough: boolean;
 }
 
 /** How often a `--follow` or `--wait` hears where things stand. */
@@ -45,6 +70,9 @@ export class Daemon {
   readonly #startedAt = Date.now();
   readonly #namespace: string;
   #control: ControlServer | undefined;
+  readonly #snapshotMetrics = new SnapshotMetrics();
+  #snapshots: SnapshotService | undefined;
+  #metrics: MetricsServer | undefined;
   #ending = false;
   #finish: (() => void) | undefined;
   /** Resolves when everything is unmounted and closed. */
@@ -98,6 +126,12 @@ export class Daemon {
         (request, exchange) => daemon.#handle(request, exchange),
         log,
       );
+      try {
+        await daemon.#startFaces();
+      } catch (error) {
+        await daemon.#control.close();
+        throw error;
+      }
       const onAbort = () => void daemon.end();
       options.signal.addEventListener('abort', onAbort, { once: true });
       if (options.signal.aborted) onAbort();
@@ -109,14 +143,73 @@ export class Daemon {
     }
   }
 
+  /** What the foreground's daemon has beside the control socket. */
+  async #startFaces(): Promise<void> {
+    const { snapshotter, metrics } = this.#options;
+    const counts = this.#snapshotMetrics;
+    if (snapshotter !== undefined) {
+      const log = makeLogger('snapshots');
+      this.#snapshots = await SnapshotService.start({
+        ...snapshotter,
+        store: this.#store,
+        open: (ref, signal) => this.#openImage(snapshotter, ref, signal),
+        release: (receiver) => this.#transfers.release(receiver),
+        close: (receiver) => this.#transfers.close(receiver),
+        metrics: counts,
+        log,
+      });
+    }
+    if (metrics === undefined) return;
+    new DaemonMetrics(counts.registry, () => this.#counted(), this.#transfers);
+    try {
+      this.#metrics = await serveMetrics(metrics, counts.registry, this.#log);
+    } catch (error) {
+      await this.#snapshots?.stopListening();
+      await this.#snapshots?.close();
+      throw error;
+    }
+    this.#log.info({ url: `${this.#metrics.url}/metrics` }, 'metrics can be read');
+  }
+
+  #openImage(
+    { server, platform }: SnapshotterOptions,
+    ref: string,
+    signal: AbortSignal | undefined,
+  ): Promise<Receiver> {
+    const log = this.#log;
+    return this.#transfers.open({ server, ref, platform, bases: undefined, log, signal });
+  }
+
+  #counted(): CountedMount[] {
+    const own = this.#mounts.list().map(({ id, instance, receiver }) => ({
+      id,
+      face: 'command' as const,
+      stats: instance.status().stats,
+      waiting: receiver.template.waiting(),
+      image: receiver.digest,
+    }));
+    const images = this.#snapshots?.mounts() ?? [];
+    const shared = images.map(({ digest, instance, receiver, mountedAt }) => ({
+      id: `${digest} ${mountedAt}`,
+      face: 'containerd' as const,
+      stats: instance.status().stats,
+      waiting: receiver.template.waiting(),
+      image: digest,
+    }));
+    return [...own, ...shared];
+  }
+
   /** Unmounts everything, closes everything. Idempotent. */
   async end(): Promise<void> {
     if (this.#ending) return this.ended;
     this.#ending = true;
     this.#idle.stop();
     try {
+      await this.#metrics?.close();
+      await this.#snapshots?.stopListening();
       await this.#mounts.endAll();
-      await this.#transfers.close();
+      await this.#snapshots?.close();
+      await this.#transfers.endAll();
       await this.#control?.close();
       await this.#store.close();
       await removeEmpty(runtimeDir(this.#options.root));
@@ -134,7 +227,7 @@ export class Daemon {
       throw new FirstlightError('busy', 'the daemon is ending', { hint: 'try again' });
     }
     // Who only looks does not keep it from ending, or a monitor would keep it for ever.
-    const looks = ['status', 'images', 'ping'].includes(request.op);
+    const looks = ['status', 'images', 'pulls', 'ping'].includes(request.op);
     const release = looks ? () => {} : this.#idle.use();
     try {
       return await this.#dispatch(request, exchange);
@@ -156,6 +249,8 @@ export class Daemon {
           : this.#mounts.status(request.directory);
       case 'images':
         return this.#images();
+      case 'pulls':
+        return this.#pulls();
       case 'gc':
         return this.#gc(request.all === true);
       case 'trace':
@@ -207,11 +302,17 @@ export class Daemon {
     }));
   }
 
+  async #pulls(): Promise<PulledStatus[]> {
+    const images = (await this.#snapshots?.images()) ?? [];
+    return images.map(({ ref, ...rest }) => ({ image: ref, ...rest }));
+  }
+
   async #gc(all: boolean): Promise<GcResult> {
     let dropped = 0;
     if (all) {
       for (const image of this.#store.images()) {
-        if (image.users > 0) continue;
+        // What containerd has goes when containerd removes it.
+        if (image.users > 0 || image.pinned) continue;
         if ((await this.#store.removeImage(image.digest)).removed) dropped++;
       }
     }
@@ -240,6 +341,7 @@ export class Daemon {
       startedAt: this.#startedAt,
       rssBytes: process.memoryUsage.rss(),
       idleMs: Number.isFinite(this.#options.idleMs) ? this.#options.idleMs : null,
+      snapshotter: this.#options.snapshotter?.socket ?? null,
     };
   }
 }

@@ -29,7 +29,7 @@ test('the end of the daemon ends mounts that still wait for their header', async
     }
   }
   const transfers = new Silent(store, idle, log);
-  t.teardown(() => transfers.close());
+  t.teardown(() => transfers.endAll());
   const notes = new Notes(join(root, 'notes'), store.layout.snapshots, log);
   const mountPoints = join(root, 'rootfs');
   const table = new MountTable({ store, transfers, notes, mountPoints, idle, log });

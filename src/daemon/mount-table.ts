@@ -317,6 +317,11 @@ export class MountTable {
     });
   }
 
+  /** Everything that is mounted. */
+  list(): Mount[] {
+    return [...this.#mounts.values()];
+  }
+
   /** Mounts as `status` shows them, or only the one at a directory. */
   async status(directory?: string): Promise<MountStatus[]> {
     return [...this.#mounts.values()]

@@ -48,6 +48,7 @@ const request = v.variant('op', [
     group,
   }),
   v.object({ op: v.literal('images') }),
+  v.object({ op: v.literal('pulls') }),
   v.object({ op: v.literal('gc'), all: v.exactOptional(v.boolean()) }),
   v.object({ op: v.literal('verify') }),
   v.object({ op: v.literal('ping') }),

@@ -38,6 +38,11 @@ export class Transfers {
   readonly #log: Logger;
   readonly #lingering = new Map<string, Lingering>();
   readonly #timer: NodeJS.Timeout;
+  /** Every receiver that is open. */
+  readonly #open = new Set<Receiver>();
+  /** Bytes of each image that are in the sum already. */
+  readonly #counted = new Map<string, number>();
+  #receivedBytes = 0;
 
   constructor(store: LayerStore, idle: IdleTimer, log: Logger) {
     this.#store = store;
@@ -50,6 +55,7 @@ export class Transfers {
   /** Opens a receiver for a mount; give it back with `release`. */
   async open(options: ReceiverOptions): Promise<Receiver> {
     const receiver = await Receiver.open(this.#store, options);
+    this.#open.add(receiver);
     // What ends otherwise than well is told by `status` and the log.
     if (receiver.progress().state !== 'complete') {
       receiver.complete.then(settleMemory, () => undefined);
@@ -62,13 +68,46 @@ export class Transfers {
     const { digest } = receiver;
     const keep = receiver.progress().state === 'receiving' && !this.#lingering.has(digest);
     if (!keep) {
-      await receiver.close();
+      await this.close(receiver);
       return;
     }
     this.#log.info({ image: digest }, 'the transfer goes on without a mount');
     this.#lingering.set(digest, { receiver, release: this.#idle.use() });
     // Told by `#look`, which also sees the ones that do not complete.
     receiver.complete.catch(() => undefined);
+  }
+
+  /** Gives a receiver back whose transfer nobody wants to go on. */
+  async close(receiver: Receiver): Promise<void> {
+    this.#count(receiver);
+    this.#open.delete(receiver);
+    const { digest } = receiver;
+    if (![...this.#open].some((other) => other.digest === digest)) this.#counted.delete(digest);
+    await receiver.close();
+  }
+
+  /** Adds what a transfer has received since it was last looked at. */
+  #count(receiver: Receiver): void {
+    const { headerBytes, receivedBytes } = receiver.progress();
+    const now = headerBytes + receivedBytes;
+    // One that was closed and opened again begins anew.
+    const last = Math.min(now, this.#counted.get(receiver.digest) ?? 0);
+    this.#receivedBytes += now - last;
+    this.#counted.set(receiver.digest, now);
+  }
+
+  /** Bytes that came from delta servers since the start: headers and frames. */
+  receivedBytes(): number {
+    for (const receiver of this.#open) this.#count(receiver);
+    return this.#receivedBytes;
+  }
+
+  /** Number of open images by the state of their transfer. */
+  states(): Record<TransferStatus['state'], number> {
+    const images = new Map([...this.#open].map((each) => [each.digest, each.progress().state]));
+    const states = { receiving: 0, retrying: 0, complete: 0, failed: 0 };
+    for (const state of images.values()) states[state]++;
+    return states;
   }
 
   async #look(): Promise<void> {
@@ -82,7 +121,7 @@ export class Transfers {
     if (lingering === undefined) return;
     this.#lingering.delete(digest);
     try {
-      await lingering.receiver.close();
+      await this.close(lingering.receiver);
     } catch (error) {
       this.#log.warn({ err: error, image: digest }, 'a transfer did not close cleanly');
     } finally {
@@ -91,7 +130,7 @@ export class Transfers {
   }
 
   /** Stops them all; what has arrived stays. */
-  async close(): Promise<void> {
+  async endAll(): Promise<void> {
     clearInterval(this.#timer);
     for (const digest of [...this.#lingering.keys()]) await this.#end(digest);
   }

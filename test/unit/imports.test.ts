@@ -11,6 +11,7 @@ const ORDER = [
   ['image', 'trace', 'optimize', 'delta'],
   ['serve'],
   ['store', 'tree', 'fuse', 'receive'],
+  ['snapshots'],
   ['daemon'],
   ['cli'],
 ];

@@ -1,5 +1,7 @@
 // `firstlight daemon`: in the foreground, or as commands start it in the background.
+import { spawn } from 'node:child_process';
 import { closeSync, writeSync } from 'node:fs';
+import type { SnapshotterOptions } from '../../daemon/daemon.ts';
 import { logPath } from '../../daemon/paths.ts';
 import { FirstlightError } from '../../errors/errors.ts';
 import { call } from '../client.ts';
@@ -20,6 +22,33 @@ function tell(line: object): void {
   } catch {
     // The starter has gone; the daemon is there for the next command all the same.
   }
+}
+
+/** Tells systemd (sd_notify(3)) that the service is ready; elsewhere nobody asked. */
+async function notifySystemd(context: Context): Promise<void> {
+  if ((process.env.NOTIFY_SOCKET ?? '') === '') return;
+  const child = spawn('systemd-notify', ['--ready', `--pid=${process.pid}`], { stdio: 'ignore' });
+  const code = await new Promise<number | string>((resolve) => {
+    child.once('error', (error) => resolve(error.message));
+    child.once('exit', (status) => resolve(status ?? 'killed'));
+  });
+  if (code !== 0) context.note(`firstlight: systemd could not be told: ${code}`);
+}
+
+/** What the foreground's daemon is to containerd; undefined where no socket is given. */
+function snapshotterOptions({ settings }: Context): SnapshotterOptions | undefined {
+  const socket = settings.optional('snapshotter');
+  if (socket === undefined) return undefined;
+  return {
+    socket,
+    server: settings.text('server'),
+    platform: settings.text('platform'),
+    prepareTimeoutMs: settings.ms('prepare-timeout'),
+    keepWarmMs: settings.ms('keep-warm'),
+    waitTimeoutMs: settings.ms('wait-timeout'),
+    threads: settings.count('threads'),
+    passthrough: settings.flag('passthrough'),
+  };
 }
 
 /** Tells the daemon to end, and waits until it has. */
@@ -68,9 +97,19 @@ export async function run(
       // In the foreground it stays until it is told to go.
       idleMs: background ? context.settings.ms('idle') : Number.POSITIVE_INFINITY,
       signal: context.signal,
+      // A command starts a daemon for its own mounts only: containerd's is the service's.
+      ...(background
+        ? {}
+        : {
+            snapshotter: snapshotterOptions(context),
+            metrics: context.settings.optional('metrics'),
+          }),
     });
     if (background) tell({ ready: true });
-    else context.note(`firstlight: daemon for ${root} is ready`);
+    else {
+      context.note(`firstlight: daemon for ${root} is ready`);
+      await notifySystemd(context);
+    }
     await daemon.ended;
     return undefined;
   } catch (error) {

@@ -1,6 +1,6 @@
 // `firstlight ls`: mounts and images of this worker. Starts the daemon only to read its store; where
 // none runs nothing is mounted, but the store has images all the same.
-import type { MountStatus, StoredImage } from '../../daemon/control.ts';
+import type { MountStatus, PulledStatus, StoredImage } from '../../daemon/control.ts';
 import { call } from '../client.ts';
 import type { Context } from '../context.ts';
 import { formatBytes, formatTable, shortDigest } from '../print.ts';
@@ -16,8 +16,9 @@ export function arrival(mount: Pick<MountStatus, 'transfer'>): string {
 export async function run(context: Context): Promise<undefined> {
   const mounts = (await call<MountStatus[]>(context, { op: 'status' })) ?? [];
   const images = (await call<StoredImage[]>(context, { op: 'images' })) ?? [];
+  const pulls = (await call<PulledStatus[]>(context, { op: 'pulls' })) ?? [];
   if (context.json) {
-    context.printJson({ mounts, images });
+    context.printJson({ mounts, images, pulls });
     return undefined;
   }
   const mountRows = mounts.map((m) => [m.directory, m.image, m.rw, arrival(m)]);
@@ -31,5 +32,17 @@ export async function run(context: Context): Promise<undefined> {
   context.print(formatTable([['MOUNT', 'IMAGE', 'RW', 'STATE'], ...mountRows]));
   context.print('');
   context.print(formatTable([['IMAGE', 'DIGEST', 'PLATFORM', 'SIZE', 'STATE'], ...imageRows]));
+  if (pulls.length === 0) return undefined;
+  const pullRows = pulls.map(({ image, digest, way, reason, users }) => [
+    image ?? '-',
+    shortDigest(digest),
+    way,
+    String(users),
+    reason ?? '',
+  ]);
+  context.print('');
+  context.print(
+    formatTable([['PULLED BY CONTAINERD', 'DIGEST', 'WAY', 'USERS', 'REASON'], ...pullRows]),
+  );
   return undefined;
 }

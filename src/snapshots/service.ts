@@ -1,0 +1,238 @@
+// The snapshotter as the daemon runs it: its parts made and joined, in order and in reverse. What does not
+// live here: settings, the daemon's own mounts, and what any part does.
+import { join } from 'node:path';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { kernelSessions } from '../fuse/kernel-session.ts';
+import { layersOf } from '../image/chain.ts';
+import type { Logger } from '../log/log.ts';
+import { deltaClientOf, type Receiver } from '../receive/receiver.ts';
+import type { LayerStore } from '../store/layer-store.ts';
+import { Claims } from './claims.ts';
+import { Directories } from './directories.ts';
+import type { SnapshotMetrics } from './metrics.ts';
+import { makePrefix } from './prefixes.ts';
+import { Records } from './records.ts';
+import { RpcServer } from './rpc.ts';
+import { Snapshotter } from './snapshotter.ts';
+import { type TreeStatus, Trees } from './trees.ts';
+import { KIND, type Snapshot } from './types.ts';
+import { WarmConnection } from './warm.ts';
+
+export interface SnapshotServiceOptions {
+  store: LayerStore;
+  /** Socket that containerd connects to. */
+  socket: string;
+  /** Delta server; undefined: every image is pulled in the ordinary way. */
+  server: string | undefined;
+  /** os/arch[/variant] of this machine. */
+  platform: string;
+  /** How long the delta server may take to say that it has an image, ms. */
+  prepareTimeoutMs: number;
+  /** How long the connection to the delta server is kept open after a pull, ms; 0: not at all. */
+  keepWarmMs: number;
+  waitTimeoutMs: number;
+  threads: number;
+  passthrough: boolean;
+  /** Opens an image; `release` gives it back. */
+  open(ref: string, signal?: AbortSignal): Promise<Receiver>;
+  release(receiver: Receiver): Promise<void>;
+  /** Gives one back whose transfer nobody wants to go on. */
+  close(receiver: Receiver): Promise<void>;
+  metrics: SnapshotMetrics;
+  log: Logger;
+}
+
+/** An image that containerd has pulled through this snapshotter. */
+export interface PulledImage {
+  /** As the client calls it; null where it did not say. */
+  ref: string | null;
+  /** Manifest digest of one that comes lazily, else the chain id of its last layer. */
+  digest: string;
+  way: 'lazy' | 'ordinary';
+  /** Why it was pulled in the ordinary way; null where nobody asked for more. */
+  reason: string | null;
+  /** Containers and the like that stand on it now. */
+  users: number;
+  createdAt: number;
+}
+
+export class SnapshotService {
+  readonly #records: Records;
+  readonly #trees: Trees;
+  readonly #rpc: RpcServer;
+  readonly #warm: WarmConnection | undefined;
+
+  private constructor(
+    records: Records,
+    trees: Trees,
+    rpc: RpcServer,
+    warm: WarmConnection | undefined,
+  ) {
+    this.#records = records;
+    this.#trees = trees;
+    this.#rpc = rpc;
+    this.#warm = warm;
+  }
+
+  /**
+   * Opens the records, repairs what a crash left, and listens.
+   * @throws FirstlightError `busy`, `usage`, `unsupported`
+   */
+  static async start(options: SnapshotServiceOptions): Promise<SnapshotService> {
+    const { store, log, metrics, server } = options;
+    const directories = await Directories.open(join(store.root, 'containerd'));
+    const records = await Records.open(directories.records, directories.snapshots);
+    try {
+      const client = server === undefined ? undefined : deltaClientOf(store, server);
+      const warm =
+        client === undefined ? undefined : new WarmConnection(client, options.keepWarmMs, log);
+      const trees = new Trees({
+        store,
+        directory: directories.images,
+        open: options.open,
+        release: options.release,
+        close: options.close,
+        instance: {
+          makeSession: kernelSessions({
+            threads: options.threads,
+            passthrough: options.passthrough,
+          }),
+          waitTimeoutMs: options.waitTimeoutMs,
+        },
+        isUsed: (digest) => records.call('isMounted', digest),
+        log,
+      });
+      const open = (digest: string, signal: AbortSignal) => {
+        warm?.used();
+        return options.open(digest, signal);
+      };
+      const keep = (receiver: Receiver) => {
+        countSaved(receiver, metrics);
+        trees.keep(receiver);
+      };
+      const claims = new Claims({
+        open,
+        keep,
+        release: options.close,
+        chains: client === undefined ? undefined : (id, ms) => client.chains(id, ms),
+        platform: options.platform,
+        timeoutMs: options.prepareTimeoutMs,
+        log,
+      });
+      const makeTree = (snapshot: Snapshot, depth: number) => treeOf(options, snapshot, depth);
+      const parts = { records, directories, trees, claims, store, metrics, makeTree, log };
+      const snapshotter = new Snapshotter(parts);
+      await snapshotter.recover();
+      const rpc = await RpcServer.listen({ socket: options.socket, snapshotter, metrics, log });
+      goOn(options, await snapshotter.unfinished());
+      return new SnapshotService(records, trees, rpc, warm);
+    } catch (error) {
+      await records.close();
+      throw error;
+    }
+  }
+
+  /** Images that are mounted for containerd now. */
+  mounts(): TreeStatus[] {
+    return this.#trees.list();
+  }
+
+  /** Images that containerd has, as far as their last layers show. */
+  async images(): Promise<PulledImage[]> {
+    const snapshots = await this.#records.call('list');
+    const committed = snapshots.filter(({ kind }) => kind === KIND.Committed);
+    const lower = new Set(
+      snapshots.filter(({ kind }) => kind === KIND.Committed).map(({ parentId }) => parentId),
+    );
+    const users = (id: number) =>
+      snapshots.filter(({ kind, parentId }) => kind !== KIND.Committed && parentId === id).length;
+    return committed
+      .filter(({ id, lazy }) => !lower.has(id) || (lazy !== null && lazy.tree === lazy.image))
+      .map(({ id, key, lazy, fallback, labels, createdAt }) => ({
+        ref: lazy?.ref ?? labels['containerd.io/snapshot/cri.image-ref'] ?? null,
+        digest: lazy?.image ?? key.replace(/^.*(?=sha256:)/, ''),
+        way: lazy === null ? 'ordinary' : 'lazy',
+        reason: lazy === null ? fallback : null,
+        users: users(id),
+        createdAt,
+      }));
+  }
+
+  /** Number of snapshots by kind, for the metrics. */
+  async counts(): Promise<Record<'view' | 'active' | 'committed' | 'lazy', number>> {
+    const counts = { view: 0, active: 0, committed: 0, lazy: 0 };
+    for (const { kind, lazy } of await this.#records.call('list')) {
+      if (kind === KIND.View) counts.view++;
+      else if (kind === KIND.Active) counts.active++;
+      else if (lazy !== null) counts.lazy++;
+      else counts.committed++;
+    }
+    return counts;
+  }
+
+  /** No new calls. */
+  async stopListening(): Promise<void> {
+    this.#warm?.stop();
+    await this.#rpc.close();
+  }
+
+  /** Unmounts the images and closes the records; after `stopListening`. */
+  async close(): Promise<void> {
+    await this.#trees.endAll();
+    await this.#records.close();
+  }
+}
+
+/** The tree of a lower layer: that of an image which ends with it, or made from the registry. */
+async function treeOf(
+  options: SnapshotServiceOptions,
+  snapshot: Snapshot,
+  depth: number,
+): Promise<string> {
+  const { store, server, platform, log, prepareTimeoutMs } = options;
+  const chainId = snapshot.key.replace(/ on .*$/, '');
+  if (server !== undefined) {
+    try {
+      const images = await deltaClientOf(store, server).chains(chainId, prepareTimeoutMs);
+      const whole = images.find(({ index, layers }) => index === layers.length - 1);
+      if (whole !== undefined) {
+        await options.release(await options.open(whole.digest));
+        return whole.digest;
+      }
+    } catch (error) {
+      log.info({ err: toFirstlightError(error), chainId }, 'lower layers come from the registry');
+    }
+  }
+  const { ref, image } = snapshot.lazy!;
+  if (ref === null) {
+    throw new FirstlightError('not-found', `nobody knows where layer ${chainId} comes from`, {
+      hint: 'remove the images that have it, and pull them again',
+    });
+  }
+  return makePrefix({ store, platform, log }, ref, image, depth);
+}
+
+/** Images that were asked for before a restart go on arriving. */
+function goOn(options: SnapshotServiceOptions, digests: string[]): void {
+  for (const digest of digests) {
+    options.open(digest).then(
+      (receiver) => options.release(receiver),
+      (error: unknown) => {
+        options.log.warn({ err: error, image: digest }, 'an image does not go on arriving');
+      },
+    );
+  }
+}
+
+/** When all of an image is there, what it has saved is known. */
+function countSaved(receiver: Receiver, metrics: SnapshotMetrics): void {
+  receiver.complete.then(
+    () => {
+      const { headerBytes, receivedBytes } = receiver.progress();
+      const { bytes } = layersOf(receiver.manifest, receiver.config);
+      metrics.savedBytes.inc(Math.max(0, bytes - headerBytes - receivedBytes));
+    },
+    // One that does not arrive has saved nothing.
+    () => undefined,
+  );
+}

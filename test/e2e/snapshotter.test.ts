@@ -1,0 +1,125 @@
+// containerd on firstlight: real containerd, docker-registry and runc. Images that the delta server has come
+// lazily by the kubelet's ordinary pull; others, and all of them while it is down, come in the ordinary way.
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import type { PulledStatus } from '../../src/daemon/control.ts';
+import {
+  type AppImages,
+  appImages,
+  Containerd,
+  layerDigests,
+  push,
+  startRegistry,
+} from '../lib/containerd.ts';
+import { mountsBelow } from '../lib/leaks.ts';
+import { type Background, until } from '../lib/proc.ts';
+import { type Server, Stage } from '../lib/stage.ts';
+
+interface World {
+  stage: Stage;
+  images: AppImages;
+  /** HOST:PORT of the registry. */
+  registry: string;
+  server: Server;
+  daemon: Background;
+  containerd: Containerd;
+  /** Value of a metric; 0 where it is not there. */
+  metric(name: string, labels?: string): Promise<number>;
+}
+
+/** The daemon as its service starts it; resolves when it says that it is ready. */
+async function startDaemon(stage: Stage, args: string[] = []): Promise<Background> {
+  const socket = join(stage.dir, 's.sock');
+  const metrics = ['--metrics', '127.0.0.1:0'];
+  const daemon = stage.start(['daemon', '--snapshotter', socket, ...metrics, ...args]);
+  await until('the daemon is ready', () => {
+    if (!daemon.running) throw new Error(`the daemon ended: ${daemon.stderr}`);
+    return daemon.stderr.includes('is ready');
+  });
+  return daemon;
+}
+
+async function world(
+  t: ExecutionContext,
+  options: { annotations?: boolean; daemon?: string[] } = {},
+): Promise<World> {
+  const stage = await Stage.open(t);
+  const images = await appImages(stage.dir);
+  const registry = await startRegistry(stage);
+  for (const tag of ['v1', 'v2', 'other']) await push(images.layout, tag, `${registry}/app:${tag}`);
+  const server = await stage.serve();
+  for (const tag of ['v1', 'v2']) {
+    await stage.must(['image', 'add', `docker://${registry}/app:${tag}`]);
+  }
+  const daemon = await startDaemon(stage, options.daemon);
+  const containerd = await Containerd.start(stage, join(stage.dir, 's.sock'), options);
+  t.teardown(() => {
+    if (!t.passed) t.log(`daemon: ${daemon.stderr.slice(-6000)}`);
+  });
+  const metric = async (name: string, labels = '') => {
+    const url = /"url":"([^"]+)"/.exec(daemon.stderr)?.[1];
+    const text = await (await fetch(url!)).text();
+    const line = text.split('\n').find((each) => each.startsWith(`${name}${labels} `));
+    return Number(line?.split(' ').at(-1) ?? 0);
+  };
+  return { stage, images, registry, server, daemon, containerd, metric };
+}
+
+async function pulls(stage: Stage): Promise<PulledStatus[]> {
+  return (await stage.json<{ pulls: PulledStatus[] }>(['ls'])).pulls;
+}
+
+test('two versions are pulled lazily and run; only what differs travels; nothing is left', async (t) => {
+  const { stage, images, registry, containerd, metric } = await world(t);
+  const [one, two] = [`${registry}/app:v1`, `${registry}/app:v2`];
+  await containerd.pull(one);
+  const blobs = await containerd.contents();
+  for (const digest of await layerDigests(images.layout, 'v1')) {
+    t.false(blobs.includes(digest), `containerd has downloaded layer ${digest}`);
+  }
+  t.is(await containerd.run(one, 'c1', ['cat', '/app/version']), 'one\n');
+  const script = 'ls /data; wc -c </data/base; echo changed >/app/version; cat /app/version';
+  t.is(await containerd.run(one, 'c2', ['sh', '-c', script]), 'base\n6000000\nchanged\n');
+  t.is(await containerd.run(one, 'c3', ['cat', '/app/version']), 'one\n');
+
+  await until('all has arrived', async () => (await metric('firstlight_saved_bytes_total')) >= 0);
+  const first = await metric('firstlight_received_bytes_total');
+  t.true(first > 9_000_000, `${first} bytes came for the first version`);
+  await until('the first version is complete', async () => {
+    const { images: stored } = await stage.json<{ images: { complete: boolean }[] }>(['ls']);
+    return stored.every(({ complete }) => complete);
+  });
+  const before = await metric('firstlight_received_bytes_total');
+  await containerd.pull(two);
+  t.is(await containerd.run(two, 'c4', ['cat', '/app/version']), 'two\n');
+  await until('the second version is complete', async () => {
+    const { images: stored } = await stage.json<{ images: { complete: boolean }[] }>(['ls']);
+    return stored.length === 2 && stored.every(({ complete }) => complete);
+  });
+  const delta = (await metric('firstlight_received_bytes_total')) - before;
+  t.true(delta < 150_000, `${delta} bytes came for 90 kB that differ`);
+  t.true(delta > 90_000, 'what differs cannot be compressed');
+
+  t.deepEqual(
+    (await pulls(stage)).map(({ image, way, reason }) => ({ image, way, reason })),
+    [
+      { image: one, way: 'lazy', reason: null },
+      { image: two, way: 'lazy', reason: null },
+    ],
+  );
+  await containerd.removeImage(one);
+  await containerd.removeImage(two);
+  await until('the snapshots are gone', async () => (await pulls(stage)).length === 0);
+  await stage.must(['gc']);
+  const left = await stage.json<{ images: unknown[] }>(['ls']);
+  t.deepEqual(left.images, []);
+  t.deepEqual(await readdir(join(stage.root, 'containerd/snapshots')), []);
+  t.deepEqual(await readdir(join(stage.root, 'containerd/images')), []);
+  const contents = await readdir(join(stage.root, 'content'), { recursive: true });
+  t.deepEqual(
+    contents.filter((name) => name.includes('/')),
+    [],
+  );
+  t.deepEqual(await mountsBelow(stage.dir), []);
+});
