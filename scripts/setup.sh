@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # and compare with.
 packages=(
   make g++ python3 ca-certificates
-  fuse3 libfuse2 runc crun
+  fuse3 libfuse2 runc crun containerd
   mmdebstrap debian-archive-keyring umoci skopeo docker-registry apache2-utils busybox-static
   zstd attr acl libcap2-bin jq curl procps
   clang clang-format libclang-rt-14-dev
