@@ -73,13 +73,16 @@ void reply_result(long result) {
 int fd_of(const char* name) {
   for (int i = 0; i < FILES; i++)
     if (files[i].used && strcmp(files[i].name, name) == 0) return files[i].fd;
-  bad("no such open file", name);
+  return -1;
 }
 
 void fd_keep(const char* name, int fd) {
   if (strlen(name) >= NAME_ROOM) bad("name of an open file is too long", name);
+  if (fd_of(name) >= 0) {
+    close(fd_of(name));
+    fd_drop(name);
+  }
   for (int i = 0; i < FILES; i++) {
-    if (files[i].used && strcmp(files[i].name, name) == 0) bad("is open already", name);
     if (files[i].used) continue;
     files[i].used = true;
     files[i].fd = fd;
@@ -249,7 +252,8 @@ static void run_line(char* line) {
     words[count++] = at;
   }
   if (count == 0) bad("an empty line", "");
-  const struct command* tables[] = {own_commands, name_commands, file_commands, attribute_commands};
+  const struct command* tables[] = {own_commands, name_commands, file_commands, attribute_commands,
+                                    mapping_commands};
   for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
     for (const struct command* c = tables[t]; c->name != NULL; c++) {
       if (strcmp(c->name, words[0]) != 0) continue;

@@ -21,13 +21,16 @@ struct command {
   void (*run)(int argc, char** argv);
 };
 
-extern const struct command name_commands[], file_commands[], attribute_commands[];
+extern const struct command name_commands[], file_commands[], attribute_commands[],
+    mapping_commands[];
 
 // Replies. Each command gives exactly one line: `ok ...`, or the errno by name.
 void reply(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void reply_errno(void);
 // `ok` where the result of a call is not negative, else the errno.
 void reply_result(long result);
+// Short data as text, longer data as size and hash; the errno where `got` is negative.
+void reply_data(const unsigned char* data, ssize_t got);
 // Appends to the line under construction; `reply` ends it.
 void append(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void append_bytes(const void* data, size_t bytes);  // %XX where not printable
@@ -36,7 +39,9 @@ void append_line(void);                             // ends a line of a reply of
 // A test that names what is not there is wrong: ends the program.
 _Noreturn void bad(const char* what, const char* token);
 struct at at_of(char* token);
+// -1 where nothing is open under the name: the call under test then gives EBADF.
 int fd_of(const char* name);
+// Closes what was open under the name before.
 void fd_keep(const char* name, int fd);
 void fd_drop(const char* name);
 long long number(const char* token);

@@ -148,7 +148,8 @@ static const char* entry_fault(int fd, const struct dirent64* entry) {
   if (strcmp(entry->d_name, "..") == 0) return NULL;
   struct stat st;
   if (fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
-    return errno == ENOENT ? NULL : "cannot be looked at";
+    // Removed meanwhile, or who asks may not search the directory.
+    return errno == ENOENT || errno == EACCES ? NULL : "cannot be looked at";
   if (entry->d_type != DT_UNKNOWN && entry->d_type != dt_of(st.st_mode))
     return "has another type in the listing";
   if (!lax_inodes && entry->d_ino != st.st_ino) return "has another inode number in the listing";

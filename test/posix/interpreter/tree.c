@@ -90,7 +90,8 @@ static void append_entry(int dir, const char* path, const char* name, const stru
          st->st_gid);
   if (!S_ISDIR(st->st_mode))
     append(" %lu %lld", (unsigned long)st->st_nlink, (long long)st->st_size);
-  if (with_times) {
+  // Who writes to a fifo or a device marks it or not, as the filesystem likes.
+  if (with_times && (S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) || S_ISLNK(st->st_mode))) {
     if (st->st_mtim.tv_sec >= CLOCK_STARTS)
       append(" now");
     else
