@@ -1,12 +1,14 @@
 // A writable tree on a temporary directory, for tests: an image of nested specs, its contents in files,
 // a host that notes what the tree asks of it. Only tests import it.
 import {
+  chmodSync,
   closeSync,
   mkdirSync,
   mkdtempSync,
   openSync,
   readSync,
   rmSync,
+  utimesSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -109,6 +111,10 @@ export class Stage {
       mkdirSync(path, { mode: 0o755 });
     for (const [hex, bytes] of this.image.contents)
       writeFileSync(join(this.root, 'content', hex), bytes);
+    // As a snapshot is made.
+    const { toc } = this.image;
+    chmodSync(this.upper, toc.mode(0) & 0o7777);
+    utimesSync(this.upper, toc.mtimeSec(0), toc.mtimeSec(0));
     this.tree = this.open();
   }
 

@@ -253,7 +253,10 @@ export class WritableTree implements TreeOperations {
 
   open(node: number, flags: number, killSuidgid: boolean): Opened {
     return this.#run((core) => {
-      if (this.#child(node) instanceof Directory) throw fail('EISDIR', 'open');
+      const child = this.#child(node);
+      const isDirectory =
+        typeof child === 'number' ? core.toc.isDirectory(child) : child instanceof Directory;
+      if (isDirectory) throw fail('EISDIR', 'open');
       return openFile(core, node, flags, killSuidgid);
     });
   }
