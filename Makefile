@@ -101,3 +101,10 @@ bench-trace-cost: setup ## what recording costs those who read; JSON=FILE for ro
 bench-levers: setup ## what each way around slow start is worth on a long link; JSON=FILE for rows
 	@scripts/setup.sh iproute2
 	node bench/wan/levers.ts
+
+.PHONY: bench-startup
+BENCH_RESULTS := .cache/results/bench
+bench-startup: setup ## from the command to ready over a long link, against containerd; ARGS=--all for everything
+	@scripts/setup.sh containerd
+	@mkdir -p $(BENCH_RESULTS)
+	OUT=$(BENCH_RESULTS)/startup.jsonl JSON=$(or $(JSON),$(BENCH_RESULTS)/startup-rows.json) node bench/startup/startup.ts $(ARGS)

@@ -36,17 +36,21 @@ export interface BenchServer {
   process: ChildProcess;
 }
 
+const here: Within = (command, args) => [command, args];
+
 /**
- * Starts a delta server on a port of its own.
+ * Starts a delta server, on a port of its own where none is named.
  * @param options  more of `serve`, such as `['--rate', '100mbit']`
  */
 export async function openServer(
   space: Workspace,
   data: string,
   options: string[] = [],
+  place: { listen?: string; within?: Within } = {},
 ): Promise<BenchServer> {
-  const where = ['serve', '--data', data, '--listen', '127.0.0.1:0'];
-  const process = space.start(NODE, [ENTRY, ...where, ...options]);
+  const { listen = '127.0.0.1:0', within = here } = place;
+  const where = ['serve', '--data', data, '--listen', listen];
+  const process = space.start(...within(NODE, [ENTRY, ...where, ...options]));
   return { url: await firstMatch(process, /listening on (http:\/\/\S+)/), process };
 }
 
@@ -54,8 +58,6 @@ export async function openServer(
 export async function startServer(space: Workspace, data: string): Promise<string> {
   return (await openServer(space, data)).url;
 }
-
-const here: Within = (command, args) => [command, args];
 
 /** First match of a pattern in what a child prints; rejects with its output when it ends before. */
 async function firstMatch(child: ChildProcess, pattern: RegExp): Promise<string> {

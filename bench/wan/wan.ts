@@ -94,7 +94,7 @@ export class Wan {
   readonly #relay: ChildProcess;
   readonly #lines: Interface;
   /** Answers come in the order of the commands. */
-  readonly #answers: ((line: string) => void)[] = [];
+  readonly #answers: PromiseWithResolvers<string>[] = [];
   #spec: LinkSpec = { rttMs: 0, bitsPerSecond: 0 };
   #probeServer: ChildProcess | undefined;
 
@@ -103,7 +103,10 @@ export class Wan {
     this.#lines = lines;
     this.client = ends.client;
     this.server = ends.server;
-    lines.on('line', (line) => this.#answers.shift()?.(line));
+    lines.on('line', (line) => this.#answers.shift()?.resolve(line));
+    relay.once('exit', () => {
+      for (const answer of this.#answers) answer.reject(new Error('the relay has ended'));
+    });
   }
 
   /** Makes both namespaces and the link between them; needs root. */
@@ -126,12 +129,11 @@ export class Wan {
   }
 
   async #ask<T>(command: string): Promise<T> {
-    const answer = new Promise<string>((resolve, reject) => {
-      this.#answers.push(resolve);
-      this.#relay.once('exit', () => reject(new Error('the relay has ended')));
-    });
+    if (this.#relay.exitCode !== null) throw new Error('the relay has ended');
+    const answer = Promise.withResolvers<string>();
+    this.#answers.push(answer);
     this.#relay.stdin!.write(`${command}\n`);
-    const value = JSON.parse(await answer) as T & { error?: string };
+    const value = JSON.parse(await answer.promise) as T & { error?: string };
     if (value.error !== undefined) throw new Error(`relay: ${command}: ${value.error}`);
     return value;
   }

@@ -1,0 +1,165 @@
+// The server's end for firstlight: two delta servers with the same images. One knows no traces, so its
+// bundles are in tree order; to the other, one run of each service has been reported. What does not
+// live here: the worker's end (firstlight.ts).
+import { execFile, execFileSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { formatPlatform, hostPlatform } from '../../src/image/platform.ts';
+import { openServer, type Within, Worker } from '../lib/program.ts';
+import type { Workspace } from '../lib/workspace.ts';
+import type { Wan } from '../wan/wan.ts';
+import { waitReady } from './ready.ts';
+import type { PreparedService } from './system.ts';
+
+const run = promisify(execFile);
+
+/** In which order bundles bring contents. */
+export type Order = 'tree' | 'traced';
+
+const PORTS: Record<Order, number> = { tree: 7070, traced: 7071 };
+
+/** One image of a server's catalog, as `image ls --json` lists it. */
+interface Listed {
+  name: string;
+  digest: string;
+}
+
+export class DeltaSite {
+  readonly #space: Workspace;
+  readonly #wan: Wan;
+  readonly #cache: string;
+  readonly #digests = new Map<string, string>();
+  #published: Promise<void> | undefined;
+  readonly #atServer: Within;
+
+  /** @param cache  directory in which data is kept between runs, for these images and these sources */
+  constructor(space: Workspace, wan: Wan, cache: string) {
+    this.#space = space;
+    this.#wan = wan;
+    this.#cache = cache;
+    this.#atServer = (command, args) => wan.atServer(command, args);
+  }
+
+  url(order: Order): string {
+    return `http://${this.#wan.server.address}:${PORTS[order]}`;
+  }
+
+  imageName({ service }: PreparedService, version: string): string {
+    return `bench/${service.name}:${version}`;
+  }
+
+  /** Manifest digest of an image. */
+  digest(service: PreparedService, version: string): string {
+    return this.#digests.get(this.imageName(service, version))!;
+  }
+
+  /** Address of the bundle that a worker with nothing, or with the old version, is sent. */
+  bundleUrl(order: Order, service: PreparedService, from: 'nothing' | 'old'): string {
+    const query = new URLSearchParams({
+      image: this.imageName(service, 'new'),
+      platform: formatPlatform(hostPlatform()),
+    });
+    if (from === 'old') query.append('base', this.digest(service, 'old'));
+    return `${this.url(order)}/v1/delta?${query}`;
+  }
+
+  /** Fetches a bundle at the server's own end: it is computed then, and in memory. */
+  async touch(url: string): Promise<void> {
+    await run(...this.#atServer('curl', ['-sSf', '-o', '/dev/null', url]));
+  }
+
+  /** Starts both servers with these images; once, whoever asks. */
+  publish(services: PreparedService[]): Promise<void> {
+    this.#published ??= this.#publish(services);
+    return this.#published;
+  }
+
+  async #publish(services: PreparedService[]): Promise<void> {
+    const data = { tree: join(this.#cache, 'tree'), traced: join(this.#cache, 'traced') };
+    await this.#start('tree', data.tree);
+    await this.#addImages(services);
+    if (!existsSync(data.traced)) await this.#makeTraced(services, data);
+    await this.#start('traced', data.traced);
+    for (const service of services) {
+      for (const order of ['tree', 'traced'] as const) {
+        await this.touch(this.bundleUrl(order, service, 'nothing'));
+        await this.touch(this.bundleUrl(order, service, 'old'));
+      }
+    }
+  }
+
+  async #start(order: Order, data: string) {
+    const listen = `${this.#wan.server.address}:${PORTS[order]}`;
+    const within = this.#atServer;
+    await openServer(this.#space, data, ['--log', 'warn'], { listen, within });
+  }
+
+  async #addImages(services: PreparedService[]): Promise<void> {
+    const worker = await this.#worker('tree');
+    const list = async () => JSON.parse(await worker.run('image', 'ls', '--json')) as Listed[];
+    const present = new Set((await list()).map(({ name }) => name));
+    for (const service of services) {
+      for (const version of ['old', 'new'] as const) {
+        const name = this.imageName(service, version);
+        if (present.has(name)) continue;
+        process.stderr.write(`taking in ${name}\n`);
+        const source = `oci:${service.layouts[version]}:latest`;
+        await worker.run('image', 'add', source, '--name', name);
+      }
+    }
+    for (const { name, digest } of await list()) this.#digests.set(name, digest);
+    await worker.stop();
+  }
+
+  /** A daemon at the server's end, where no link stands between it and the server. */
+  async #worker(order: Order): Promise<Worker> {
+    const root = this.#space.makeDirectory(`site-${order}`);
+    return Worker.start(this.#space, root, this.url(order), [], this.#atServer);
+  }
+
+  /** A copy of the first server's data, to which one run of each service is reported. */
+  async #makeTraced(services: PreparedService[], data: Record<Order, string>): Promise<void> {
+    const partial = `${data.traced}.partial`;
+    rmSync(partial, { recursive: true, force: true });
+    // What a running server has written lasts; its database is copied with its journal.
+    execFileSync('cp', ['-a', data.tree, partial]);
+    const listen = `${this.#wan.server.address}:${PORTS.traced}`;
+    const within = this.#atServer;
+    const server = await openServer(this.#space, partial, ['--log', 'warn'], { listen, within });
+    const worker = await this.#worker('traced');
+    for (const service of services) {
+      process.stderr.write(`tracing ${service.service.name}\n`);
+      await this.#trace(worker, service);
+    }
+    await worker.run('trace', 'report', '--wait');
+    await worker.stop();
+    await this.#space.end(server.process);
+    renameSync(partial, data.traced);
+  }
+
+  async #trace(worker: Worker, service: PreparedService): Promise<void> {
+    const name = this.imageName(service, 'new');
+    const child = worker.spawn('run', name, '--runtime', 'runc', '--trace', service.service.name);
+    const ended = once(child, 'exit');
+    await waitReady(service.service, { child, wan: this.#wan, at: 'server' });
+    child.kill('SIGTERM');
+    await ended;
+  }
+
+  /** A worker's root that holds the old (or new) version, complete and at rest. */
+  async settledRoot(service: PreparedService, version: 'old' | 'new'): Promise<string> {
+    const root = join(this.#space.directory, 'settled', `${service.service.name}-${version}`);
+    if (existsSync(root)) return root;
+    this.#space.makeDirectory('settled', `${service.service.name}-${version}.partial`);
+    const partial = `${root}.partial`;
+    const worker = await Worker.start(this.#space, partial, this.url('tree'), [], this.#atServer);
+    const mountPoint = this.#space.makeDirectory('settled-mount');
+    await worker.run('mount', this.imageName(service, version), mountPoint, '--wait');
+    await worker.run('umount', mountPoint);
+    await worker.stop();
+    renameSync(partial, root);
+    return root;
+  }
+}
