@@ -67,6 +67,7 @@ const TRACE: FlagSpec = {
   placeholder: 'GROUP',
   text: 'record reads for this group',
 };
+const KEEP: FlagSpec = { name: 'keep', text: 'keep what is written, whatever ends the mount' };
 const UPDATE_FROM: FlagSpec = {
   name: 'update-from',
   placeholder: 'IMAGE...',
@@ -163,7 +164,13 @@ export const COMMANDS: CommandSpec[] = [
     text: 'mount an image; returns as soon as the tree is usable',
     arguments: [IMAGE, { name: 'DIR', text: 'an existing directory', required: true }],
     settings: MOUNT_SETTINGS,
-    flags: [WAIT, TRACE, UPDATE_FROM],
+    flags: [
+      WAIT,
+      { name: 'name', placeholder: 'ID', text: 'name of the changes; kept ones are found again' },
+      KEEP,
+      TRACE,
+      UPDATE_FROM,
+    ],
     examples: [
       'firstlight mount redis:7 /mnt/redis',
       'firstlight mount redis:7 /mnt/redis --rw off --wait',
@@ -173,14 +180,15 @@ export const COMMANDS: CommandSpec[] = [
   },
   {
     path: ['umount'],
-    text: 'unmount; what was written below DIR is dropped',
+    text: 'unmount; what was written below DIR is dropped, unless it is kept',
     arguments: [{ name: 'DIR', text: 'a directory that firstlight mounted', required: true }],
     settings: [],
     flags: [
+      { name: 'keep', text: 'keep what was written, for "mount --name" and "commit"' },
       { name: 'lazy', text: 'detach now, end when the last user has gone' },
       { name: 'force', text: 'the same as --lazy' },
     ],
-    examples: ['firstlight umount /mnt/redis', 'firstlight umount --lazy /mnt/redis'],
+    examples: ['firstlight umount /mnt/redis', 'firstlight umount --keep /mnt/redis'],
     load: () => import('./commands/umount.ts'),
   },
   {
@@ -192,7 +200,12 @@ export const COMMANDS: CommandSpec[] = [
     ],
     settings: [...MOUNT_SETTINGS, 'runtime', 'net'],
     flags: [
-      { name: 'name', placeholder: 'ID', text: 'name of the container, and its host name' },
+      {
+        name: 'name',
+        placeholder: 'ID',
+        text: 'name of the container, its host name, and of its changes: kept ones are found again',
+      },
+      KEEP,
       TRACE,
       UPDATE_FROM,
     ],
@@ -328,8 +341,11 @@ export const COMMANDS: CommandSpec[] = [
     text: 'remove contents that no image uses',
     arguments: [],
     settings: [],
-    flags: [{ name: 'all', text: 'images too, where nothing uses them now' }],
-    examples: ['firstlight gc', 'firstlight gc --all'],
+    flags: [
+      { name: 'all', text: 'images too, where nothing uses them now' },
+      { name: 'snapshots', text: 'kept changes too, where nothing has them mounted' },
+    ],
+    examples: ['firstlight gc', 'firstlight gc --all', 'firstlight gc --snapshots'],
     load: () => import('./commands/gc.ts'),
   },
   {

@@ -61,6 +61,14 @@ export function namedPlatform(context: Context): string | undefined {
   return formatPlatform(parsePlatform(context.settings.text('platform')));
 }
 
+/** @throws FirstlightError `usage` */
+function checkName(name: string): void {
+  if (/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(name)) return;
+  throw new FirstlightError('usage', `--name "${name}" cannot be the name of a mount`, {
+    hint: 'use letters, digits, "-", "_" and "."',
+  });
+}
+
 /** @throws FirstlightError `usage`, `unsupported` */
 export async function mountRequest(
   context: Context,
@@ -80,6 +88,8 @@ export async function mountRequest(
     });
   }
   const trace = options.trace as string | undefined;
+  const name = options.name as string | undefined;
+  if (name !== undefined) checkName(name);
   return {
     op: 'mount',
     image,
@@ -87,6 +97,8 @@ export async function mountRequest(
     platform,
     rw,
     session,
+    ...(name === undefined ? {} : { name }),
+    ...(options.keep === true ? { keep: true } : {}),
     ...(trace === undefined ? {} : { trace }),
     ...(updateFrom === undefined ? {} : { updateFrom }),
     waitTimeoutMs: settings.ms('wait-timeout'),

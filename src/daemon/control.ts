@@ -25,6 +25,10 @@ export interface MountRequest {
   platform: string;
   rw: RwMode;
   session: SessionKind;
+  /** Name of the mount's changes; those of an earlier mount of this name are found again. */
+  name?: string;
+  /** The changes outlive the mount, whatever ends it. */
+  keep?: boolean;
   /** Group that the mount's trace belongs to. */
   trace?: string;
   /** Images offered as bases; undefined: every complete image of the store. */
@@ -74,13 +78,15 @@ export interface TraceSwitched {
 
 export type ControlRequest =
   | MountRequest
-  | { op: 'umount'; directory: string; lazy: boolean }
+  /** `keep`: what was written outlives the mount. */
+  | { op: 'umount'; directory: string; lazy: boolean; keep?: boolean }
   | { op: 'status'; directory?: string; follow?: boolean }
   | { op: 'images' }
+  | { op: 'snapshots' }
   /** What containerd has pulled through the snapshotter. */
   | { op: 'pulls' }
-  /** `all`: also images that nothing uses, though they have a name. */
-  | { op: 'gc'; all?: boolean }
+  /** `all`: also images that nothing uses, though they have a name. `snapshots`: also changes that are kept. */
+  | { op: 'gc'; all?: boolean; snapshots?: boolean }
   | { op: 'verify' }
   | TraceRequest
   | { op: 'ping' }
@@ -183,9 +189,33 @@ export interface PulledStatus {
   createdAt: number;
 }
 
+/** Changes to an image, as `ls --json` prints them. */
+export interface SnapshotStatus {
+  /** The name that `mount --name` finds them by. */
+  id: string;
+  /** The image as it was mounted, and its manifest digest. */
+  image: string;
+  digest: string;
+  /** Of a live mount; kept without one; left by a daemon that was killed, for the next `gc` to remove. */
+  state: 'mounted' | 'kept' | 'left';
+  /** They outlive their mounts. */
+  kept: boolean;
+  /** Where they were mounted last. */
+  directory: string;
+  /** ms since 1970. */
+  createdAt: number;
+}
+
+/** What became of an unmounted mount's changes. */
+export interface Unmounted {
+  directory: string;
+  /** Their name, where they are kept. */
+  kept: string | null;
+}
+
 /** What `gc` removed. */
 export interface GcResult {
-  /** Changes that mounts of killed daemons have left. */
+  /** Changes that no mount uses. */
   snapshots: number;
   images: number;
   contents: number;

@@ -227,7 +227,7 @@ export class Daemon {
       throw new FirstlightError('busy', 'the daemon is ending', { hint: 'try again' });
     }
     // Who only looks does not keep it from ending, or a monitor would keep it for ever.
-    const looks = ['status', 'images', 'pulls', 'ping'].includes(request.op);
+    const looks = ['status', 'images', 'snapshots', 'pulls', 'ping'].includes(request.op);
     const release = looks ? () => {} : this.#idle.use();
     try {
       return await this.#dispatch(request, exchange);
@@ -242,17 +242,19 @@ export class Daemon {
         this.#checkNamespace(request.mountNamespace);
         return this.#mounts.mount(request, exchange);
       case 'umount':
-        return this.#mounts.umount(request.directory, request.lazy);
+        return this.#mounts.umount(request);
       case 'status':
         return request.follow === true
           ? this.#follow(request.directory, exchange)
           : this.#mounts.status(request.directory);
       case 'images':
         return this.#images();
+      case 'snapshots':
+        return this.#mounts.snapshots();
       case 'pulls':
         return this.#pulls();
       case 'gc':
-        return this.#gc(request.all === true);
+        return this.#gc(request.all === true, request.snapshots === true);
       case 'trace':
         return this.#mounts.trace(request);
       case 'verify':
@@ -307,7 +309,7 @@ export class Daemon {
     return images.map(({ ref, ...rest }) => ({ image: ref, ...rest }));
   }
 
-  async #gc(all: boolean): Promise<GcResult> {
+  async #gc(all: boolean, keptToo: boolean): Promise<GcResult> {
     let dropped = 0;
     if (all) {
       for (const image of this.#store.images()) {
@@ -317,7 +319,7 @@ export class Daemon {
       }
     }
     const report = await this.#store.gc();
-    const snapshots = await this.#mounts.removeSnapshots();
+    const snapshots = await this.#mounts.removeSnapshots(keptToo);
     return {
       snapshots,
       images: dropped + report.images.length,

@@ -1,13 +1,21 @@
 // The mounts of this daemon: made, watched and taken away. What a mount is made of stands in tree/.
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { type ErrorKind, FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import type { Receiver } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { FsInstance } from '../tree/fs-instance.ts';
-import type { MountRequest, MountStatus, TraceRequest, TraceSwitched } from './control.ts';
+import { dropSnapshot, findLeft, listSnapshots, snapshotDirectories } from '../tree/snapshot.ts';
+import type {
+  MountRequest,
+  MountStatus,
+  SnapshotStatus,
+  TraceRequest,
+  TraceSwitched,
+  Unmounted,
+} from './control.ts';
 import type { Exchange } from './control-server.ts';
 import type { IdleTimer } from './idle.ts';
 import { describeMount, type Mount } from './mount.ts';
@@ -21,6 +29,10 @@ import { usersOf } from './users.ts';
 const WATCH_MS = 3000;
 /** The kernel takes a killed container's mount namespace down in its own time. */
 const CONTAINER_GONE_MS = 3000;
+/** Causes of a failed transfer that do not pass by themselves. */
+const STAYS = new Set<ErrorKind>([
+  ...(['no-space', 'not-found', 'platform', 'unauthorized', 'permission'] as const),
+]);
 /** How often a waiting client hears where things stand. */
 const PROGRESS_MS = 200;
 
@@ -89,14 +101,15 @@ export class MountTable {
   /** @param signal  ends the making: nothing is left of the mount then */
   async #make(request: MountRequest, signal: AbortSignal): Promise<Mount> {
     const { notes, transfers, idle, mountPoints } = this.#options;
-    const id = randomBytes(6).toString('hex');
-    const directory = request.directory ?? join(mountPoints, id);
+    const fresh = request.name ?? randomBytes(6).toString('hex');
+    const directory = request.directory ?? join(mountPoints, fresh);
     const temporary = request.directory === undefined;
     this.#claim(directory);
-    this.#making.add(id);
+    // Nothing may fail between the two claims and the `try`.
+    this.#claimName(fresh, directory);
     const releaseIdle = idle.use();
     const note: MountNote = {
-      id,
+      id: fresh,
       directory,
       temporary,
       ...(request.lease === undefined ? {} : { lease: request.lease }),
@@ -105,10 +118,14 @@ export class MountTable {
     try {
       receiver = await this.#open(request, signal);
       signal.throwIfAborted();
+      const left = await this.#findLeft(request, receiver);
+      const id = left ?? fresh;
+      this.#making.add(id);
+      note.id = id;
       if (request.replaceDead === true) await detachDead(directory, this.#log);
       if (temporary) await mkdir(directory, { recursive: true, mode: 0o700 });
       await notes.add(note);
-      const instance = await this.#start(note, request, receiver);
+      const instance = await this.#start(note, request, receiver, left !== undefined);
       const gone = Promise.withResolvers<void>();
       const mount: Mount = {
         id,
@@ -124,7 +141,9 @@ export class MountTable {
         setGone: gone.resolve,
       };
       this.#mounts.set(id, mount);
-      this.#log.info({ id, directory, image: request.image, digest: receiver.digest }, 'mounted');
+      const { digest } = receiver;
+      const resumed = left !== undefined;
+      this.#log.info({ id, directory, image: request.image, digest, resumed }, 'mounted');
       return mount;
     } catch (error) {
       if (receiver !== undefined) await transfers.release(receiver);
@@ -133,8 +152,39 @@ export class MountTable {
       throw error;
     } finally {
       this.#claimed.delete(directory);
-      this.#making.delete(id);
+      this.#making.delete(fresh);
+      this.#making.delete(note.id);
     }
+  }
+
+  /** Reserves a name, and gives the directory back where that fails. @throws FirstlightError `exists` */
+  #claimName(name: string, directory: string): void {
+    if (!this.#isUsed(name)) {
+      this.#making.add(name);
+      return;
+    }
+    this.#claimed.delete(directory);
+    throw new FirstlightError('exists', `there is a mount called ${name} already`, {
+      hint: 'unmount it first, or choose another --name',
+    });
+  }
+
+  #isUsed(name: string): boolean {
+    return this.#mounts.has(name) || this.#making.has(name) || this.#detached.has(name);
+  }
+
+  /** Name of changes that are to be found again: those asked for by name, or what was left of this mount by a killed daemon. */
+  async #findLeft(
+    { directory: mountPoint, lease, name, rw }: MountRequest,
+    { digest }: Receiver,
+  ): Promise<string | undefined> {
+    if (rw === 'off') return undefined;
+    const { snapshots } = this.#options.store.layout;
+    if (name !== undefined) {
+      return (await listSnapshots(snapshots)).find(({ id }) => id === name)?.id;
+    }
+    if (mountPoint === undefined || lease !== undefined) return undefined;
+    return findLeft(snapshots, { digest, mountPoint }, (id) => this.#isUsed(id));
   }
 
   #open(request: MountRequest, signal: AbortSignal): Promise<Receiver> {
@@ -149,7 +199,12 @@ export class MountTable {
   }
 
   /** Makes the file system itself. */
-  async #start(note: MountNote, request: MountRequest, receiver: Receiver): Promise<FsInstance> {
+  async #start(
+    note: MountNote,
+    request: MountRequest,
+    receiver: Receiver,
+    resume: boolean,
+  ): Promise<FsInstance> {
     const { id, directory } = note;
     const instance = new FsInstance({
       id,
@@ -158,6 +213,8 @@ export class MountTable {
       source: request.image,
       rw: request.rw === 'off' ? 'off' : 'overlay',
       snapshots: this.#options.store.layout.snapshots,
+      resume,
+      keep: request.keep === true,
       makeSession: chooseSession(request, this.#log),
       waitTimeoutMs: request.waitTimeoutMs,
       wanted: (content, firstPart, lastPart) => receiver.wanted(content, firstPart, lastPart),
@@ -190,23 +247,24 @@ export class MountTable {
   }
 
   /**
-   * Waits until all has arrived, and tells the client meanwhile. A full disk ends it: the transfer
-   * would go on when there is room, but nobody makes room who only sees a command hang.
+   * Waits until all has arrived, and tells the client meanwhile. What does not pass by itself ends it:
+   * the transfer would go on when there is room on the disk, or when the server has the image again,
+   * but nobody sees to that who only sees a command hang.
    */
   async #arrived(mount: Mount, exchange: Exchange): Promise<void> {
-    const full = Promise.withResolvers<never>();
+    const stuck = Promise.withResolvers<never>();
     const timer = setInterval(() => {
       exchange.send({ event: 'status', mounts: [describeMount(mount)] });
       const { state, error, errorKind } = mount.receiver.progress();
-      if (state !== 'retrying' || errorKind !== 'no-space') return;
-      full.reject(new FirstlightError(errorKind, error ?? 'no space left'));
+      if (state !== 'retrying' || errorKind === undefined || !STAYS.has(errorKind)) return;
+      stuck.reject(new FirstlightError(errorKind, error ?? 'the image does not arrive'));
     }, PROGRESS_MS);
     try {
       await Promise.race([
         mount.receiver.complete,
         aborted(exchange.gone),
         mount.gone,
-        full.promise,
+        stuck.promise,
       ]);
     } finally {
       clearInterval(timer);
@@ -217,8 +275,8 @@ export class MountTable {
   }
 
   /** Takes a mount away. @throws FirstlightError `busy` where it is in use and not to be detached */
-  #end(mount: Mount, lazy: boolean): Promise<void> {
-    mount.ending ??= this.#takeDown(mount, lazy).catch((error: unknown) => {
+  #end(mount: Mount, lazy: boolean, keep = false): Promise<void> {
+    mount.ending ??= this.#takeDown(mount, lazy, keep).catch((error: unknown) => {
       mount.ending = undefined;
       mount.state = 'mounted';
       throw error;
@@ -226,19 +284,19 @@ export class MountTable {
     return mount.ending;
   }
 
-  async #takeDown(mount: Mount, lazy: boolean): Promise<void> {
+  async #takeDown(mount: Mount, lazy: boolean, keep: boolean): Promise<void> {
     const { id, note, instance } = mount;
     mount.state = 'unmounting';
     await this.#options.notes.endContainer(note);
     try {
-      await this.#unmount(mount);
+      await this.#unmount(mount, keep);
     } catch (error) {
       if (!lazy) throw await this.#teardownError(mount, error);
       // Only where it is in use: what is detached may go on being written to, and its snapshot stays
       // until the next `gc`.
       this.#log.info({ id, directory: mount.directory }, 'in use: detached');
       this.#detached.add(id);
-      await instance.teardown({ detach: true });
+      await instance.teardown({ detach: true, keep });
     }
     this.#mounts.delete(id);
     await this.#options.notes.remove(note);
@@ -249,11 +307,11 @@ export class MountTable {
   }
 
   /** Unmounts what is not in use; a container that has just been killed gets a moment to be gone. */
-  async #unmount({ instance, note }: Mount): Promise<void> {
+  async #unmount({ instance, note }: Mount, keep: boolean): Promise<void> {
     const deadline = Date.now() + (note.lease === undefined ? 0 : CONTAINER_GONE_MS);
     for (;;) {
       try {
-        await instance.teardown();
+        await instance.teardown({ keep });
         return;
       } catch (error) {
         if (toFirstlightError(error).kind !== 'busy' || Date.now() >= deadline) throw error;
@@ -264,7 +322,8 @@ export class MountTable {
 
   async #teardownError(mount: Mount, cause: unknown): Promise<FirstlightError> {
     const error = toFirstlightError(cause);
-    if (error.kind !== 'busy') return error;
+    // Another mount over it has words of its own.
+    if (error.kind !== 'busy' || !error.message.endsWith('is in use')) return error;
     const users = await usersOf(mount.directory);
     const by = users.length === 0 ? '' : ` by ${users.join(', ')}`;
     return new FirstlightError('busy', `${mount.directory} is in use${by}`, {
@@ -273,8 +332,16 @@ export class MountTable {
     });
   }
 
-  /** Unmounts by directory. @throws FirstlightError `not-found`, `busy` */
-  async umount(directory: string, lazy: boolean): Promise<{ directory: string }> {
+  /** Unmounts by directory. @throws FirstlightError `not-found`, `busy`, `usage` */
+  async umount({
+    directory,
+    lazy,
+    keep = false,
+  }: {
+    directory: string;
+    lazy: boolean;
+    keep?: boolean;
+  }): Promise<Unmounted> {
     const mount = [...this.#mounts.values()].find((m) => m.directory === directory);
     if (mount === undefined) {
       throw new FirstlightError('not-found', `${directory} is not mounted by firstlight`, {
@@ -286,8 +353,14 @@ export class MountTable {
         hint: 'end the container',
       });
     }
-    await this.#end(mount, lazy);
-    return { directory };
+    if (keep && mount.request.rw === 'off') {
+      throw new FirstlightError('usage', `${directory} is read-only: there is nothing to keep`, {
+        hint: 'leave --keep out',
+      });
+    }
+    await this.#end(mount, lazy, keep);
+    const kept = (await this.snapshots()).find(({ id }) => id === mount.id)?.kept === true;
+    return { directory, kept: kept ? mount.id : null };
   }
 
   /**
@@ -358,14 +431,30 @@ export class MountTable {
     }
   }
 
-  /** Removes the snapshots of mounts that are gone; their number. What is in use, or may be, stays. */
-  async removeSnapshots(): Promise<number> {
+  /** Changes of live mounts, kept ones, and what killed daemons have left. */
+  async snapshots(): Promise<SnapshotStatus[]> {
+    const found: SnapshotStatus[] = [];
+    for (const { id, record } of await listSnapshots(this.#options.store.layout.snapshots)) {
+      if (record === undefined || (record.state === 'dropped' && !this.#isUsed(id))) continue;
+      const { digest, source, mountPoint, createdAt } = record;
+      const kept = record.state === 'kept';
+      const state = this.#isUsed(id) ? 'mounted' : kept ? 'kept' : 'left';
+      found.push({ id, image: source, digest, state, kept, directory: mountPoint, createdAt });
+    }
+    return found;
+  }
+
+  /**
+   * Removes the snapshots of mounts that are gone; what is in use, or may be, stays.
+   * @param keptToo  also those that are kept
+   * @returns their number
+   */
+  async removeSnapshots(keptToo: boolean): Promise<number> {
     const { snapshots } = this.#options.store.layout;
     let removed = 0;
-    for (const id of await readdir(snapshots)) {
-      if (this.#mounts.has(id) || this.#making.has(id) || this.#detached.has(id)) continue;
-      await rm(join(snapshots, id), { recursive: true, force: true });
-      removed++;
+    for (const { id } of await listSnapshots(snapshots)) {
+      if (this.#isUsed(id)) continue;
+      if (await dropSnapshot(snapshotDirectories(snapshots, id), keptToo)) removed++;
     }
     return removed;
   }

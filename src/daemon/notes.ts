@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import * as v from 'valibot';
 import type { Logger } from '../log/log.ts';
 import { native } from '../native/index.ts';
+import { dropSnapshot, snapshotDirectories } from '../tree/snapshot.ts';
 import type { Lease } from './control.ts';
 import { mountAt, parseMountInfo } from './mountinfo.ts';
 
@@ -17,7 +18,7 @@ const MNT_DETACH = 2;
 export const FS_TYPE = 'fuse.firstlight';
 
 const NOTE = v.object({
-  id: v.pipe(v.string(), v.regex(/^[0-9a-f]+$/)),
+  id: v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/)),
   directory: v.pipe(v.string(), v.startsWith('/')),
   temporary: v.boolean(),
   lease: v.exactOptional(
@@ -144,7 +145,7 @@ export class Notes {
     await this.endContainer(note);
     if (await isDead(directory)) await detachDead(directory, this.#log);
     if (lease !== undefined) {
-      await rm(join(this.#snapshots, id), { recursive: true, force: true });
+      await dropSnapshot(snapshotDirectories(this.#snapshots, id));
     }
     await this.remove(note);
   }

@@ -8,6 +8,8 @@ const text = v.pipe(v.string(), v.nonEmpty(), v.maxLength(4096));
 /** Throws the user's error itself. */
 const group = v.pipe(v.string(), v.transform(checkGroup));
 const path = v.pipe(text, v.startsWith('/'));
+/** It becomes a directory's name. */
+const name = v.pipe(text, v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/));
 const ms = v.pipe(v.number(), v.finite(), v.minValue(0));
 
 const request = v.variant('op', [
@@ -20,6 +22,8 @@ const request = v.variant('op', [
     platform: text,
     rw: v.picklist(['overlay', 'fuse', 'off']),
     session: v.picklist(['kernel', 'fuse-native']),
+    name: v.exactOptional(name),
+    keep: v.exactOptional(v.boolean()),
     trace: v.exactOptional(group),
     updateFrom: v.exactOptional(v.pipe(v.array(text), v.maxLength(64))),
     waitTimeoutMs: ms,
@@ -35,7 +39,12 @@ const request = v.variant('op', [
     requestedAt: ms,
     mountNamespace: v.exactOptional(text),
   }),
-  v.object({ op: v.literal('umount'), directory: path, lazy: v.boolean() }),
+  v.object({
+    op: v.literal('umount'),
+    directory: path,
+    lazy: v.boolean(),
+    keep: v.exactOptional(v.boolean()),
+  }),
   v.object({
     op: v.literal('status'),
     directory: v.exactOptional(path),
@@ -48,8 +57,13 @@ const request = v.variant('op', [
     group,
   }),
   v.object({ op: v.literal('images') }),
+  v.object({ op: v.literal('snapshots') }),
   v.object({ op: v.literal('pulls') }),
-  v.object({ op: v.literal('gc'), all: v.exactOptional(v.boolean()) }),
+  v.object({
+    op: v.literal('gc'),
+    all: v.exactOptional(v.boolean()),
+    snapshots: v.exactOptional(v.boolean()),
+  }),
   v.object({ op: v.literal('verify') }),
   v.object({ op: v.literal('ping') }),
   v.object({ op: v.literal('stop') }),

@@ -140,7 +140,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   deltaRoutes(app, store, { limiter, metrics, stallMs: limits.stallMs });
   app.server.maxConnections = limits.connectionsMax;
   try {
-    await app.listen(address);
+    // The address is told by whoever started the server, once.
+    await app.listen({ ...address, listenTextResolver: () => 'ready' });
   } catch (error) {
     await store.close();
     throw listenError(error, options.listen);

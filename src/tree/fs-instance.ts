@@ -4,20 +4,24 @@
 //
 // Nothing here touches the mount itself: the process that answers a mount would wait for itself.
 // Only mount(2) and umount2(2) are called on it, on pool threads, while native threads answer.
-import { rm } from 'node:fs/promises';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import { native, type SessionFeatures, type SessionStats } from '../native/index.ts';
 import { MNT_DETACH, UMOUNT_NOFOLLOW } from '../store/mounts.ts';
-import {
-  type Mounter,
-  makeSnapshot,
-  mountOverlay,
-  type SnapshotDirectories,
-  snapshotDirectories,
-} from './overlay.ts';
+import { type Mounter, mountOverlay } from './overlay.ts';
+import { OwnMount } from './own-mount.ts';
 import { Recorder, type TraceSink } from './recorder.ts';
 import type { Session, SessionFactory, TreeStats } from './session.ts';
+import {
+  dropSnapshot,
+  makeSnapshot,
+  resumeSnapshot,
+  type SnapshotDirectories,
+  type SnapshotRecord,
+  setState,
+  snapshotDirectories,
+  writeRecord,
+} from './snapshot.ts';
 import type { Template } from './template.ts';
 
 /** How what a container writes is kept. */
@@ -41,6 +45,10 @@ export interface FsInstanceOptions {
   rw: RwMode;
   /** The store's snapshots directory. */
   snapshots: string;
+  /** The snapshot of this id is there, and its changes are to be found again. */
+  resume?: boolean;
+  /** What is written outlives the mount, whatever ends it. */
+  keep?: boolean;
   makeSession: SessionFactory;
   /** Bound of a single wait for content, in ms; 0 = none. */
   waitTimeoutMs: number;
@@ -75,7 +83,7 @@ export interface FsInstanceStatus {
 export interface TeardownOptions {
   /** Lazily: from the tree at once, for good when the last file is closed. */
   detach?: boolean;
-  /** Leave what was written in the snapshot's upper directory. */
+  /** What was written outlives the mount, until it is removed by name. */
   keep?: boolean;
 }
 
@@ -91,6 +99,8 @@ export class FsInstance {
   /** What has to be undone, newest last. */
   readonly #undo: ((options: TeardownOptions) => Promise<void>)[] = [];
   #mountedAt = 0;
+  /** Record of a snapshot that was there, as it was found. */
+  #resumed: SnapshotRecord | undefined;
   /** Group to record for from the start. */
   #group: string | undefined;
   #recorder: Recorder | undefined;
@@ -126,19 +136,19 @@ export class FsInstance {
    */
   async start(): Promise<void> {
     if (this.#mountedAt !== 0) throw new FirstlightError('internal', 'the mount has been started');
-    const { rw, mountPoint, source, template } = this.#options;
+    const { rw, mountPoint, source } = this.#options;
     try {
       if (rw === 'off') {
         await this.#startSession(mountPoint);
       } else {
-        await makeSnapshot(this.#dirs, template);
-        this.#undo.push((options) => this.#discard(options));
+        await this.#takeSnapshot();
         if (rw === 'fuse') {
           await this.#startSession(mountPoint, this.#dirs);
         } else {
           await this.#startSession(this.#dirs.lower);
           await mountOverlay(this.#mounter, this.#dirs, mountPoint, source);
-          this.#undo.push((options) => this.#unmountOverlay(options));
+          const own = await OwnMount.at(mountPoint);
+          this.#undo.push((options) => this.#unmountOverlay(own, options));
         }
       }
       this.#mountedAt = Date.now();
@@ -149,6 +159,17 @@ export class FsInstance {
       });
       throw error;
     }
+  }
+
+  async #takeSnapshot(): Promise<void> {
+    const { template, source, mountPoint, resume, keep } = this.#options;
+    const now = { digest: template.digest, source, mountPoint };
+    if (resume === true) this.#resumed = await resumeSnapshot(this.#dirs, now);
+    else {
+      await makeSnapshot(this.#dirs, template, { ...now, createdAt: Date.now(), state: 'mounted' });
+    }
+    this.#undo.push((options) => this.#discard(options));
+    if (keep === true) await setState(this.#dirs, 'kept');
   }
 
   async #startSession(mountPoint: string, writable?: SnapshotDirectories): Promise<void> {
@@ -170,7 +191,11 @@ export class FsInstance {
     // Before the first request can come.
     if (this.#group !== undefined) await this.#record(this.#group);
     this.#features = await session.start();
-    this.#undo.push(({ detach }) => session.unmount(detach === true));
+    const own = await OwnMount.at(mountPoint);
+    this.#undo.push(async ({ detach }) => {
+      // One that is gone ends when its last user goes: the session tells.
+      if ((await own?.place()) !== 'gone') await session.unmount(detach === true);
+    });
   }
 
   #closed(error: string | undefined): void {
@@ -182,8 +207,9 @@ export class FsInstance {
     onEnded?.(error);
   }
 
-  async #unmountOverlay({ detach }: TeardownOptions): Promise<void> {
+  async #unmountOverlay(own: OwnMount | undefined, { detach }: TeardownOptions): Promise<void> {
     const { mountPoint } = this.#options;
+    if ((await own?.place()) === 'gone') return;
     const flags = UMOUNT_NOFOLLOW | (detach === true ? MNT_DETACH : 0);
     try {
       await this.#mounter.umount(mountPoint, flags);
@@ -201,9 +227,12 @@ export class FsInstance {
 
   /** Removes the snapshot, unless it is to be kept or may still be written to. */
   async #discard({ detach, keep }: TeardownOptions): Promise<void> {
-    if (detach === true && this.#mountedAt !== 0) return;
-    if (keep === true) return;
-    await rm(this.#dirs.root, { recursive: true, force: true });
+    const failed = this.#mountedAt === 0;
+    // A mount that could not be made has changed nothing.
+    if (failed && this.#resumed !== undefined) return writeRecord(this.#dirs, this.#resumed);
+    if (keep === true) await setState(this.#dirs, 'kept');
+    else if (detach === true && !failed) await setState(this.#dirs, 'dropped');
+    else await dropSnapshot(this.#dirs);
   }
 
   /**

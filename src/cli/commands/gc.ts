@@ -12,11 +12,15 @@ export async function run(
   _args: string[],
   options: OptionValues,
 ): Promise<undefined> {
-  const removed = await call<GcResult>(context, { op: 'gc', all: options.all === true });
+  const removed = await call<GcResult>(context, {
+    op: 'gc',
+    all: options.all === true,
+    snapshots: options.snapshots === true,
+  });
   if (context.json) context.printJson(removed);
   else if (removed !== undefined) {
     context.print(
-      `removed ${counted(removed.contents, 'content')} (${formatBytes(removed.bytes)}), ${counted(removed.images, 'image')}`,
+      `removed ${counted(removed.contents, 'content')} (${formatBytes(removed.bytes)}), ${counted(removed.images, 'image')}, changes of ${counted(removed.snapshots, 'mount')}`,
     );
   }
   return undefined;

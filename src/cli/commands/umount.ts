@@ -1,4 +1,5 @@
 // `firstlight umount DIR`.
+import type { Unmounted } from '../../daemon/control.ts';
 import { FirstlightError } from '../../errors/errors.ts';
 import { call } from '../client.ts';
 import type { OptionValues } from '../commands.ts';
@@ -13,12 +14,14 @@ export async function run(
   const [path = ''] = args;
   const directory = resolveExistingMount(path);
   const lazy = options.lazy === true || options.force === true;
-  const request = { op: 'umount', directory, lazy } as const;
+  const keep = options.keep === true;
+  const request = { op: 'umount', directory, lazy, ...(keep ? { keep } : {}) } as const;
   const root = context.settings.text('root');
   const dead = isDeadMount(directory, root);
+  let done: Unmounted | undefined;
   try {
     // A daemon that starts detaches what its dead predecessor left.
-    const done = await call(context, request, { start: dead });
+    done = await call<Unmounted>(context, request, { start: dead });
     if (done === undefined) {
       throw new FirstlightError('not-found', `${path} is not mounted by firstlight`, {
         hint: 'see firstlight ls',
@@ -28,6 +31,8 @@ export async function run(
     const stillThere = dead && isDeadMount(directory, root);
     if (!dead || stillThere) throw error;
   }
-  if (context.json) context.printJson({ directory });
+  const kept = done?.kept ?? null;
+  if (context.json) context.printJson({ directory, kept });
+  else if (kept !== null) context.print(`kept as ${kept}`);
   return undefined;
 }
