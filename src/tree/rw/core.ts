@@ -195,7 +195,7 @@ export class Core {
     return directory;
   }
 
-  /** Object of a directory that is in upper/; `row` -1 where nothing is merged into it. */
+  /** Object of a directory that is in upper/; `row` -1 where nothing is merged into it, then `ino` is its st_ino. */
   addUpperDirectory(row: number, ino: number, parent: Directory, name: string): Directory {
     if (row >= 0) {
       const directory = this.directories.get(row + 1) ?? this.#addDirectory(row, parent, name);
@@ -204,7 +204,7 @@ export class Core {
       directory.upper = true;
       return directory;
     }
-    const directory = new Directory(this.nextNode(), OWN_INO + ino, -1, parent, name);
+    const directory = new Directory(this.nextNode(), ino, -1, parent, name);
     this.directories.set(directory.id, directory);
     return directory;
   }

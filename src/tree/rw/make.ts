@@ -178,7 +178,7 @@ function enter(
   over: boolean,
 ): Directory | FileNode {
   const row = core.rowOf(parent, name);
-  const ino = attributes[ATTR.ino]!;
+  const ino = OWN_INO + attributes[ATTR.ino]!;
   if ((attributes[ATTR.mode]! & S_IFMT) === S_IFDIR) {
     const directory = core.addUpperDirectory(-1, ino, parent, name);
     directory.opaque = over;
@@ -186,7 +186,7 @@ function enter(
     parent.subdirectories++;
     return directory;
   }
-  const file = new FileNode(core.nextNode(), OWN_INO + ino, -1, 'upper');
+  const file = new FileNode(core.nextNode(), ino, -1, 'upper');
   core.files.set(file.id, file);
   file.places.add(parent.names.put(parent, name, row, file));
   return file;

@@ -30,7 +30,7 @@ import {
   sayFarewell,
   takeBack,
 } from './remove.ts';
-import { OPAQUE, REDIRECT } from './xattr-names.ts';
+import { OPAQUE, ORIGIN, REDIRECT } from './xattr-names.ts';
 
 /** One end of a rename. */
 interface End {
@@ -177,6 +177,7 @@ function emptyForGood(core: Core, at: End, directory: Directory): void {
   try {
     dressAs(core, core.fd(directory), made);
     io.setxattr(work, made, OPAQUE, Buffer.from('y'), 0);
+    io.setxattr(work, made, ORIGIN, Buffer.from(`${directory.ino}`), 0);
     io.rename(work, made, core.fd(at.directory), at.name, RENAME_EXCHANGE);
   } catch (error) {
     discard(core, made, true);

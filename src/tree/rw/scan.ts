@@ -106,12 +106,13 @@ class Scan {
 
   #takeDirectory(parent: Directory, name: string, row: number): Directory {
     const core = this.#core;
-    const ino = this.#attributes[ATTR.ino]!;
     const fd = core.fd(parent);
     const opaque = core.io.getxattr(fd, name, OPAQUE)?.toString('latin1') === 'y';
     const target = opaque ? undefined : core.io.getxattr(fd, name, REDIRECT);
     const merged = opaque ? -1 : this.#mergedRow(parent, row, target?.toString('latin1'));
-    const directory = core.addUpperDirectory(merged, ino, parent, name);
+    const ino = opaque ? this.#originOf(fd, name) : undefined;
+    const own = OWN_INO + this.#attributes[ATTR.ino]!;
+    const directory = core.addUpperDirectory(merged, ino ?? own, parent, name);
     directory.opaque = opaque;
     directory.redirected = merged >= 0 && target !== undefined;
     core.thaw(directory.id);
@@ -142,7 +143,7 @@ class Scan {
       throw new FirstlightError('unsupported', 'upper/ has files without their contents', {
         hint: 'it was written by overlayfs with metacopy=on; mount it with --rw overlay',
       });
-    const row = this.#originOf(fd, name);
+    const row = this.#rowOf(fd, name);
     const file =
       row < 0
         ? new FileNode(core.nextNode(), OWN_INO + ino, -1, 'upper')
@@ -154,14 +155,20 @@ class Scan {
   }
 
   /** Row of the template that a file in upper/ was promoted from, or -1. */
-  #originOf(fd: number, name: string): number {
-    const { io, toc, files } = this.#core;
-    const value = io.getxattr(fd, name, ORIGIN)?.toString('latin1');
-    if (value === undefined || !/^[1-9][0-9]{0,9}$/.test(value)) return -1;
-    const row = Number(value) - 1;
-    if (row >= toc.rows || toc.isDirectory(row) || toc.inode(row) !== row) return -1;
+  #rowOf(fd: number, name: string): number {
+    const { toc, files } = this.#core;
+    const ino = this.#originOf(fd, name);
+    if (ino === undefined || ino > toc.rows) return -1;
+    const row = ino - 1;
+    if (toc.isDirectory(row) || toc.inode(row) !== row) return -1;
     // A copy that was made with its attributes, by whoever mounted upper/ meanwhile.
-    return files.has(row + 1) ? -1 : row;
+    return files.has(ino) ? -1 : row;
+  }
+
+  /** st_ino that was written down for something in upper/. */
+  #originOf(fd: number, name: string): number | undefined {
+    const value = this.#core.io.getxattr(fd, name, ORIGIN)?.toString('latin1');
+    return value !== undefined && /^[1-9][0-9]{0,14}$/.test(value) ? Number(value) : undefined;
   }
 
   #countSubdirectories(): void {

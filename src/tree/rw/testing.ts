@@ -28,6 +28,9 @@ export const AS_ROOT = process.getuid?.() === 0;
 export const ME: Caller = { uid: 0, gid: 0, pid: 1, umask: 0o022 };
 export const ROOT_NODE = 1;
 
+const LOG = makeLogger('test');
+LOG.level = process.env.FIRSTLIGHT_LOG ?? 'silent';
+
 /** Notes everything; a test says how many handles are open on a node. */
 export class NotedHost implements TreeHost {
   readonly thawed = new Set<number>();
@@ -126,7 +129,7 @@ export class Stage {
       io: this.io,
       host: this.host,
       openContent: (content) => this.#openContent(content),
-      log: makeLogger('test'),
+      log: LOG,
     });
   }
 

@@ -12,7 +12,10 @@ export const OPAQUE = `${OVERLAY}opaque`;
 export const REDIRECT = `${OVERLAY}redirect`;
 /** overlayfs' metacopy=on: a file without its content. */
 export const METACOPY = `${OVERLAY}metacopy`;
-/** st_ino of what was promoted, decimal. On upper/ itself: its attributes are set. */
+/**
+ * st_ino, decimal, of a file that was promoted and of a directory that was made anew. On upper/ itself: its
+ * attributes are set.
+ */
 export const ORIGIN = `${FIRSTLIGHT}origin`;
 
 /** The name in upper/ of an attribute of the container; undefined: nobody may have it. */
