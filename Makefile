@@ -83,6 +83,10 @@ test-browser: setup
 images: setup ## build the test images (kept in .cache/images)
 	@test/images/build.sh redis layers python >/dev/null
 
+.PHONY: traces
+traces: setup ## record the traces in traces/ again; SERVICES=redis,nginx for some of them
+	@node bench/trace/record.ts
+
 .PHONY: clean
 clean: ## remove what has been built: native part, compiled sources, cached test images and results
 	rm -rf native/build dist .cache

@@ -23,6 +23,9 @@ export type Ready =
 /** What a bench needs to know of a service; the rest of services.json is for build.sh. */
 export interface Service {
   name: string;
+  /** Debian packages of the layer below, and of the service's own. */
+  runtime: string[];
+  packages: string[];
   /** The image's Cmd; whoever gives a command of its own to the container replaces it. */
   command: string[];
   /** Env of the image's config beside PATH. */
