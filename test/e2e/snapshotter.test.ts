@@ -13,7 +13,7 @@ import {
   startRegistry,
 } from '../lib/containerd.ts';
 import { mountsBelow } from '../lib/leaks.ts';
-import { type Background, until } from '../lib/proc.ts';
+import { type Background, must, until } from '../lib/proc.ts';
 import { type Server, Stage } from '../lib/stage.ts';
 
 interface World {
@@ -122,4 +122,107 @@ test('two versions are pulled lazily and run; only what differs travels; nothing
     [],
   );
   t.deepEqual(await mountsBelow(stage.dir), []);
+});
+
+test('an image that the server does not know is pulled in the ordinary way, on a base that came lazily', async (t) => {
+  const { stage, registry, containerd, daemon, metric } = await world(t);
+  const [one, other] = [`${registry}/app:v1`, `${registry}/app:other`];
+  await containerd.pull(one);
+  // Base and library are shared with the image that came lazily: they have no directory of their own.
+  await containerd.pull(other);
+  const list = 'cat /other/file; ls /data; wc -c </usr/lib/library; ls /app 2>&1 | wc -l';
+  t.is(
+    await containerd.run(other, 'c1', ['sh', '-c', list]),
+    'other\nbase\n3000000\n1\n',
+    "the application's layer is not in it",
+  );
+  t.is(await containerd.run(one, 'c2', ['cat', '/app/version']), 'one\n');
+  t.regex(daemon.stderr, /a layer is pulled in the ordinary way: the delta server does not have/);
+  t.deepEqual(
+    (await pulls(stage)).map(({ image, way, reason }) => ({ image, way, reason })),
+    [
+      { image: one, way: 'lazy', reason: null },
+      { image: other, way: 'ordinary', reason: 'the delta server does not have the image' },
+    ],
+  );
+  t.is(await metric('firstlight_layers_total', '{way="ordinary",reason="unknown-image"}'), 1);
+  // What the kubelet asks of every snapshot now and then.
+  const usage = await containerd.ctr(['snapshots', '--snapshotter', 'firstlight', 'usage']);
+  t.regex(usage, /KiB|MiB/);
+  await containerd.removeImage(one);
+  t.is(await containerd.run(other, 'c3', ['sh', '-c', 'cat /data/base | wc -c']), '6000000\n');
+  await containerd.removeImage(other);
+  await stage.must(['gc']);
+  t.deepEqual((await stage.json<{ images: unknown[] }>(['ls'])).images, []);
+});
+
+test('while the server is down everything is pulled in the ordinary way, and says so', async (t) => {
+  const { stage, registry, containerd, daemon, server, metric } = await world(t);
+  const one = `${registry}/app:v1`;
+  await server.process.kill('SIGTERM');
+  await containerd.pull(one);
+  t.is(await containerd.run(one, 'c1', ['cat', '/app/version']), 'one\n');
+  t.true((await metric('firstlight_layers_total', '{way="ordinary",reason="unreachable"}')) >= 1);
+  t.regex(daemon.stderr, /ordinary way: .*cannot be reached/);
+  const [pulled] = await pulls(stage);
+  t.like(pulled, { image: one, way: 'ordinary' });
+  t.regex(pulled?.reason ?? '', /cannot be reached/);
+  const shown = await stage.must(['ls']);
+  t.regex(shown, /PULLED BY CONTAINERD .*REASON/);
+  t.regex(shown, /app:v1 .*ordinary .*cannot be reached/);
+});
+
+test('a pull that says nothing but chain ids comes lazily too', async (t) => {
+  const { stage, images, registry, containerd } = await world(t, { annotations: false });
+  const [one, other] = [`${registry}/app:v1`, `${registry}/app:other`];
+  await containerd.pull(one);
+  const blobs = await containerd.contents();
+  for (const digest of await layerDigests(images.layout, 'v1')) t.false(blobs.includes(digest));
+  t.is(await containerd.run(one, 'c1', ['cat', '/app/version']), 'one\n');
+  await containerd.pull(other);
+  t.is(await containerd.run(other, 'c2', ['sh', '-c', 'ls /data; ls -d /app || true']), 'base\n');
+  t.deepEqual(
+    (await pulls(stage)).map(({ way }) => way),
+    ['lazy', 'ordinary'],
+  );
+});
+
+test('commits, views and copies on an image that comes lazily, by ctr', async (t) => {
+  const { stage, registry, containerd } = await world(t);
+  const one = `${registry}/app:v1`;
+  await containerd.pull(one);
+  await containerd.start(one, 'writer');
+  await containerd.exec('writer', [
+    'sh',
+    '-c',
+    'echo new >/app/new; rm /app/same; echo two >/app/version',
+  ]);
+  t.regex(await containerd.exec('writer', ['sh', '-c', 'cat /app/*']), /new\n.*two\n/s);
+  const sn = ['snapshots', '--snapshotter', 'firstlight'];
+  // What the container has changed, as a layer: containerd compares views of both, as a commit does.
+  const layer = join(stage.dir, 'changes.tar.gz');
+  await must('sh', [
+    '-c',
+    'ctr --address "$0" --namespace k8s.io snapshots --snapshotter firstlight diff --keep writer >"$1"',
+    containerd.address,
+    layer,
+  ]);
+  const names = (await must('tar', ['-tzf', layer])).split('\n').filter(Boolean).sort();
+  // ctr and runc make mount points of their own beside them.
+  t.deepEqual(
+    names.filter((name) => name.startsWith('app/')),
+    ['app/', 'app/.wh.same', 'app/new', 'app/version'],
+  );
+  t.false(
+    names.some((name) => /^(bin|data|usr)/.test(name)),
+    'nothing that was not changed',
+  );
+  // A commit that another container stands on: a plain layer over the lazy image.
+  await containerd.ctr([...sn, 'commit', 'committed', 'writer']);
+  const mounts = await containerd.ctr([...sn, 'view', 'look', 'committed']);
+  t.is(mounts, '');
+  const shown = await containerd.ctr([...sn, 'mounts', '/mnt', 'look']);
+  t.regex(shown, /lowerdir=\S+\/snapshots\/\d+\/fs:\S+\/images\/[0-9a-f]{24}/);
+  await containerd.ctr([...sn, 'rm', 'look']);
+  await containerd.remove('writer');
 });
