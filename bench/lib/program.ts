@@ -93,18 +93,21 @@ export class Worker {
 
   /**
    * Starts the daemon of a root and waits until it answers.
-   * @param nodeArgs  given to Node before the program, such as `--cpu-prof`
-   * @param within  where the daemon and the commands run
+   * @param options  `nodeArgs` are given to Node before the program, such as `--cpu-prof`; `within` says
+   * where the daemon and the commands run; `env` is more of the daemon's environment
    */
   static async start(
     space: Workspace,
     root: string,
     server: string,
-    nodeArgs: string[] = [],
-    within: Within = here,
+    options: { nodeArgs?: string[]; within?: Within; env?: NodeJS.ProcessEnv } = {},
   ): Promise<Worker> {
+    const { nodeArgs = [], within = here, env = {} } = options;
     const worker = new Worker(space, root, server, within);
-    const child = space.start(...within(NODE, [...nodeArgs, ENTRY, 'daemon']), worker.#env);
+    const child = space.start(...within(NODE, [...nodeArgs, ENTRY, 'daemon']), {
+      ...worker.#env,
+      ...env,
+    });
     worker.#daemon = child;
     let output = '';
     for (const stream of [child.stdout!, child.stderr!]) {
@@ -112,7 +115,8 @@ export class Worker {
         output = (output + text).slice(-4096);
       });
     }
-    const end = Date.now() + 10_000;
+    // A machine at work takes its time.
+    const end = Date.now() + 60_000;
     for (;;) {
       try {
         await worker.request({ op: 'ping' });
