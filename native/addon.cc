@@ -4,6 +4,7 @@
 namespace firstlight {
 void init_template(napi_env env, napi_value exports);
 void init_session(napi_env env, napi_value exports);
+void init_upcalls(napi_env env, napi_value exports);
 // trimMemory (memory.cc). Weak, as the next one.
 __attribute__((weak)) void init_memory(napi_env env, napi_value exports);
 // writeFiles, syncfs, renameFiles, mount, umount (store_io.cc). Weak: the test harness links
@@ -16,6 +17,7 @@ __attribute__((weak)) void init_upper_io(napi_env env, napi_value exports);
 static napi_value init(napi_env env, napi_value exports) {
   firstlight::init_template(env, exports);
   firstlight::init_session(env, exports);
+  firstlight::init_upcalls(env, exports);
   if (firstlight::init_memory != nullptr) firstlight::init_memory(env, exports);
   if (firstlight::init_store_io != nullptr) firstlight::init_store_io(env, exports);
   if (firstlight::init_upper_io != nullptr) firstlight::init_upper_io(env, exports);

@@ -53,15 +53,23 @@ ContentTable::Outcome ContentTable::park(std::unique_ptr<Parked>& parked) {
     parked->error = failure_locked(parked->content);
     return Outcome::kFailed;
   }
-  auto& early = parked->owner->early_interrupts_;
-  auto came = std::find(early.begin(), early.end(), parked->unique);
-  if (came != early.end()) {
-    parked->interrupted = true;
-    early.erase(came);
-  }
+  if (take_early_locked(parked->owner.get(), parked->unique)) parked->interrupted = true;
   waits_[parked->content].push_back(std::move(parked));
   waiting_.fetch_add(1, std::memory_order_relaxed);
   return Outcome::kParked;
+}
+
+bool ContentTable::take_early_locked(WaitOwner* owner, uint64_t unique) {
+  auto& early = owner->early_interrupts_;
+  auto came = std::find(early.begin(), early.end(), unique);
+  if (came == early.end()) return false;
+  early.erase(came);
+  return true;
+}
+
+bool ContentTable::take_early(WaitOwner* owner, uint64_t unique) {
+  std::lock_guard lock(mutex_);
+  return take_early_locked(owner, unique);
 }
 
 bool ContentTable::missing(const Parked& parked, uint32_t* first, uint32_t* last) const {

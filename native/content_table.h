@@ -35,6 +35,8 @@ struct Parked {
   uint32_t opcode = 0;
   uint32_t row = 0;
   uint32_t tid = 0;
+  uint32_t uid = 0;
+  uint32_t gid = 0;
   uint32_t flags = 0;
   uint64_t fh = 0;
   uint64_t offset = 0;
@@ -44,6 +46,8 @@ struct Parked {
   uint32_t first_part = 0;
   uint32_t last_part = 0;
   bool whole = false;
+  /** The upcall that waits, and is sent again; 0: the request is answered here. */
+  uint64_t call = 0;
   /** A first access: it goes into the trace when it is answered. */
   bool traced = false;
   Clock::time_point since;
@@ -105,6 +109,8 @@ class ContentTable {
 
   /** Notes that the caller of a request got a signal. True where the request is parked. */
   bool interrupt(WaitOwner* owner, uint64_t unique);
+  /** True where an INTERRUPT came for a request that was not parked; once. */
+  bool take_early(WaitOwner* owner, uint64_t unique);
   /** Takes one waiting request back, or nullptr. */
   std::unique_ptr<Parked> take(WaitOwner* owner, uint64_t unique);
   /** Takes the owner's requests whose deadline has passed. */
@@ -123,6 +129,7 @@ class ContentTable {
 
  private:
   bool satisfied(const Parked& parked) const;
+  bool take_early_locked(WaitOwner* owner, uint64_t unique);
   void finish(uint32_t content, int error);
   int failure_locked(uint32_t content) const;
   bool any_part(uint32_t content) const;

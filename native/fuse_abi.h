@@ -19,6 +19,7 @@ inline constexpr uint32_t kOpenPassthrough = 1u << 7;
 
 // Operations.
 inline constexpr uint32_t kOpStatx = 52;
+inline constexpr uint32_t kOpCopyFileRange64 = 53;
 
 /** First minor that may be answered with the 64-byte INIT reply. */
 inline constexpr uint32_t kMinorExtendedInit = 23;
@@ -51,6 +52,56 @@ struct OpenOut {
   int32_t backing_id;
 };
 static_assert(sizeof(OpenOut) == sizeof(fuse_open_out));
+
+/** Argument of STATX since 7.39. */
+struct StatxIn {
+  uint32_t getattr_flags;
+  uint32_t reserved;
+  uint64_t fh;
+  uint32_t flags;
+  uint32_t mask;
+};
+
+struct StatxTime {
+  int64_t sec;
+  uint32_t nsec;
+  int32_t reserved;
+};
+
+/** Reply to STATX: `mask` says which fields hold something (STATX_*). */
+struct StatxOut {
+  uint64_t attr_valid;
+  uint32_t attr_valid_nsec;
+  uint32_t flags;
+  uint64_t spare[2];
+  uint32_t mask;
+  uint32_t blksize;
+  uint64_t attributes;
+  uint32_t nlink;
+  uint32_t uid;
+  uint32_t gid;
+  uint16_t mode;
+  uint16_t spare0;
+  uint64_t ino;
+  uint64_t size;
+  uint64_t blocks;
+  uint64_t attributes_mask;
+  StatxTime atime;
+  StatxTime btime;
+  StatxTime ctime;
+  StatxTime mtime;
+  uint32_t rdev_major;
+  uint32_t rdev_minor;
+  uint32_t dev_major;
+  uint32_t dev_minor;
+  uint64_t spare2[14];
+};
+static_assert(sizeof(StatxOut) == 288);
+
+/** Reply to COPY_FILE_RANGE_64. */
+struct CopyFileRangeOut {
+  uint64_t bytes;
+};
 
 /** Argument of kBackingOpen. */
 struct BackingMap {

@@ -1,4 +1,4 @@
-// Handles by name, and who of them may keep passthrough out.
+// Handles by name, opens by node, and who of them may keep passthrough out.
 #include "handles.h"
 
 #include <algorithm>
@@ -15,13 +15,49 @@ constexpr size_t kLookMax = 64;
 constexpr std::chrono::milliseconds kRefusedWithin{1};
 }  // namespace
 
-void HandleTable::add(const std::shared_ptr<Handle>& handle) {
+bool HandleTable::changed_since(uint64_t node, uint64_t seen) const {
+  auto found = direct_by_node_.find(node);
+  return found != direct_by_node_.end() && found->second.last > seen;
+}
+
+Commit HandleTable::commit(const std::shared_ptr<Handle>& handle, uint64_t seen, bool by_tree) {
   std::lock_guard lock(mutex_);
+  uint64_t node = handle->node;
+  if (!by_tree && divergence_.thawed(node)) return Commit::kThawed;
+  if (handle->backed) {
+    if (changed_since(node, seen)) return Commit::kAgain;
+  } else {
+    auto found = opens_.find(node);
+    if (found != opens_.end() && found->second.passthrough > 0) return Commit::kAgain;
+  }
   handle->fh = next_++;
   handles_[handle->fh] = handle;
-  if (!handle->direct) return;
-  direct_by_row_[handle->row].handles.push_back(handle);
-  direct_.fetch_add(1, std::memory_order_release);
+  Opens& opens = opens_[node];
+  (handle->backed ? opens.passthrough : opens.others)++;
+  if (handle->direct) {
+    Direct& direct = direct_by_node_[node];
+    direct.handles.push_back(handle);
+    direct.last = handle->fh;
+    direct_.fetch_add(1, std::memory_order_release);
+  }
+  return Commit::kDone;
+}
+
+Commit HandleTable::commit_passthrough(uint64_t node, uint64_t seen, bool by_tree) {
+  std::lock_guard lock(mutex_);
+  if (!by_tree && divergence_.thawed(node)) return Commit::kThawed;
+  if (changed_since(node, seen)) return Commit::kAgain;
+  opens_[node].passthrough++;
+  return Commit::kDone;
+}
+
+Commit HandleTable::join_passthrough(uint64_t node, bool by_tree) {
+  std::lock_guard lock(mutex_);
+  if (!by_tree && divergence_.thawed(node)) return Commit::kThawed;
+  auto found = opens_.find(node);
+  if (found == opens_.end() || found->second.passthrough == 0) return Commit::kAgain;
+  found->second.passthrough++;
+  return Commit::kDone;
 }
 
 std::shared_ptr<Handle> HandleTable::find(uint64_t fh) {
@@ -33,18 +69,34 @@ std::shared_ptr<Handle> HandleTable::find(uint64_t fh) {
   return found->second;
 }
 
-void HandleTable::remove(uint64_t fh) {
-  std::shared_ptr<Handle> gone;  // closes its descriptor after the lock
+void HandleTable::left(uint64_t node, bool passthrough) {
+  auto found = opens_.find(node);
+  if (found == opens_.end()) return;
+  uint32_t& count = passthrough ? found->second.passthrough : found->second.others;
+  if (count > 0) count--;
+  if (found->second.passthrough == 0 && found->second.others == 0) opens_.erase(found);
+}
+
+std::shared_ptr<Handle> HandleTable::remove(uint64_t fh) {
   std::lock_guard lock(mutex_);
   auto found = handles_.find(fh);
-  if (found == handles_.end()) return;
-  gone = std::move(found->second);
+  if (found == handles_.end()) return nullptr;
+  std::shared_ptr<Handle> gone = std::move(found->second);
   handles_.erase(found);
-  if (!gone->direct) return;
+  left(gone->node, gone->backed);
+  if (gone->backed) learn_refusal(gone->node);
+  if (!gone->direct) return gone;
   direct_.fetch_sub(1, std::memory_order_release);
-  auto list = direct_by_row_.find(gone->row);
+  auto list = direct_by_node_.find(gone->node);
   std::erase(list->second.handles, gone);
-  if (list->second.handles.empty()) direct_by_row_.erase(list);
+  if (list->second.handles.empty()) direct_by_node_.erase(list);
+  return gone;
+}
+
+void HandleTable::passthrough_left(uint64_t node, bool undelivered) {
+  std::lock_guard lock(mutex_);
+  left(node, true);
+  if (!undelivered) learn_refusal(node);
 }
 
 void HandleTable::flushed(uint64_t fh, uint32_t tid) {
@@ -56,20 +108,32 @@ void HandleTable::flushed(uint64_t fh, uint32_t tid) {
   handle->flushed = true;
 }
 
+uint32_t HandleTable::opens(uint64_t node) {
+  std::lock_guard lock(mutex_);
+  auto found = opens_.find(node);
+  return found == opens_.end() ? 0 : found->second.passthrough + found->second.others;
+}
+
 // What is looked at: the descriptors and mappings of the process that opened the handle. A child
 // that inherited a descriptor whose parent closed its own is not seen: should it map the file
-// shared, one passthrough open fails with EIO, and `passthrough_left` learns from it.
+// shared, one passthrough open fails with EIO, and `learn_refusal` learns from it.
 //
 // Reading maps may wait for the process' mmap lock, which a thread of it can hold while it waits
 // for a READ from us (a fault inside a system call, with a writer queued behind it). That READ is
 // completed by the housekeeper or by another lane, or ends at its bound: a stall at worst.
-bool HandleTable::passthrough_may_join(uint32_t row) {
+bool HandleTable::passthrough_may_join(uint64_t node, uint64_t* seen) {
+  *seen = 0;
+  // None of them is on the node, or it is not committed yet: then the commit sees it.
   if (direct_.load(std::memory_order_acquire) == 0) return true;
   std::vector<std::shared_ptr<Handle>> unknown;
   {
     std::lock_guard lock(mutex_);
-    auto found = direct_by_row_.find(row);
-    if (found == direct_by_row_.end()) return true;
+    auto found = direct_by_node_.find(node);
+    if (found == direct_by_node_.end()) return true;
+    *seen = found->second.last;
+    // The kernel has it beside them already.
+    auto opens = opens_.find(node);
+    if (opens != opens_.end() && opens->second.passthrough > 0) return true;
     if (found->second.handles.size() > kLookMax) return false;
     for (const auto& handle : found->second.handles) {
       // Not closed yet: it may be mapped at any moment, and its open may even be under way.
@@ -78,27 +142,29 @@ bool HandleTable::passthrough_may_join(uint32_t row) {
     }
   }
   if (!unknown.empty()) transport_.about_to_block();
+  // The number that stat shows keeps the row of a template's node in its low bits.
+  uint32_t inode = static_cast<uint32_t>(node);
   for (const auto& handle : unknown) {
     // Descriptors first: one that is closed by now cannot become a mapping after the look at those.
-    if (may_have_open(handle->process, row + 1)) return false;
-    SharedMapping seen = find_shared_mapping(handle->process, row + 1);
-    if (seen == SharedMapping::kUnknown) return false;
+    if (may_have_open(handle->process, inode)) return false;
+    SharedMapping mapped = find_shared_mapping(handle->process, inode);
+    if (mapped == SharedMapping::kUnknown) return false;
     std::lock_guard lock(mutex_);
     handle->mapping =
-        seen == SharedMapping::kNone ? Handle::Mapping::kPrivate : Handle::Mapping::kShared;
-    if (seen == SharedMapping::kFound) return false;
+        mapped == SharedMapping::kNone ? Handle::Mapping::kPrivate : Handle::Mapping::kShared;
+    if (mapped == SharedMapping::kFound) return false;
   }
   std::lock_guard lock(mutex_);
-  auto found = direct_by_row_.find(row);
-  if (found != direct_by_row_.end()) found->second.joined = std::chrono::steady_clock::now();
+  auto found = direct_by_node_.find(node);
+  if (found != direct_by_node_.end()) found->second.joined = std::chrono::steady_clock::now();
   return true;
 }
 
-void HandleTable::passthrough_left(uint32_t row) {
-  if (direct_.load(std::memory_order_acquire) == 0) return;
-  std::lock_guard lock(mutex_);
-  auto found = direct_by_row_.find(row);
-  if (found == direct_by_row_.end()) return;
+// A passthrough handle of the node was released. Soon after it was let in beside direct handles,
+// the kernel has refused it. Under the lock.
+void HandleTable::learn_refusal(uint64_t node) {
+  auto found = direct_by_node_.find(node);
+  if (found == direct_by_node_.end()) return;
   if (std::chrono::steady_clock::now() - found->second.joined > kRefusedWithin) return;
   // Where it was no refusal but a quick program, the file is merely read through us for a while.
   for (const auto& handle : found->second.handles) handle->mapping = Handle::Mapping::kShared;

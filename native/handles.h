@@ -1,10 +1,13 @@
-// Open files that are read through us: those that were opened before their content was complete,
-// and all of them where there is no passthrough. Passthrough handles are not kept here.
+// Open files: every handle that was given to the kernel, and how many opens of each kind a node
+// has.
 //
 // The rule that this file guards: a passthrough open may join handles that were opened with
-// FOPEN_DIRECT_IO only where none of them can get, or has, a shared mapping. The kernel refuses the
-// passthrough open while there is one (EIO), and refuses the mapping while passthrough is open
-// (ETXTBSY), and tells us of neither.
+// FOPEN_DIRECT_IO only where none of them can get, or has, a shared mapping; and no other open may
+// join passthrough. The kernel refuses the passthrough open while there is such a mapping (EIO),
+// refuses the mapping while passthrough is open (ETXTBSY), refuses the other open beside
+// passthrough (EIO), and tells us of none of it. An open is counted (`commit`) under the table's
+// lock before its reply is sent, so that of two opens decided at the same moment one sees the
+// other.
 #pragma once
 
 #include <atomic>
@@ -15,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "divergence.h"
 #include "transport.h"
 #include "unique_fd.h"
 
@@ -22,14 +26,21 @@ namespace firstlight {
 
 struct Handle {
   uint64_t fh = 0;
-  uint32_t row = 0;
+  uint64_t node = 0;
   uint32_t content = 0;
   /** Process that opened it; 0 where it cannot be seen. */
   uint32_t process = 0;
-  /** Opened with FOPEN_DIRECT_IO. */
+  /** Opened with FOPEN_DIRECT_IO, and without passthrough. */
   bool direct = false;
+  /** Opened with passthrough: a pin of the backing table belongs to it. */
+  bool backed = false;
   /** Opened to be run: it has no descriptor, and its first READ says that the open has ended. */
   bool exec = false;
+  /** Descriptor of a file of the writable layer, with the access that the open asked for. Set for
+   * good; other handles may share it. */
+  std::shared_ptr<const UniqueFd> upper;
+  /** What the tree wants to hear of the close; 0: nothing. */
+  double tag = 0;
 
   // Under the table's lock.
   /** Its opener has closed a descriptor of it (or never had one): what still holds it is a mapping.
@@ -47,39 +58,77 @@ struct Handle {
   bool whole = false;
 };
 
+/** What became of an open that was to be counted. */
+enum class Commit {
+  kDone,
+  /** Another open came between the look and the commit: look again. */
+  kAgain,
+  /** The node has diverged from the template: the tree answers. */
+  kThawed,
+};
+
 class HandleTable {
  public:
-  explicit HandleTable(Transport& transport) : transport_(transport) {}
+  HandleTable(Transport& transport, const Divergence& divergence)
+      : transport_(transport), divergence_(divergence) {}
 
-  /** Adds a handle and names it (`fh`). */
-  void add(const std::shared_ptr<Handle>& handle);
+  /**
+   * Counts a handle and names it (`fh`). A backed one only where no direct handle came since
+   * `seen` (of passthrough_may_join), one without passthrough only where none has it.
+   * @param by_tree  the tree has decided: also on a thawed node
+   */
+  Commit commit(const std::shared_ptr<Handle>& handle, uint64_t seen, bool by_tree);
+  /** The same for a passthrough open of the template that needs no handle. */
+  Commit commit_passthrough(uint64_t node, uint64_t seen, bool by_tree);
+  /** Counts one more passthrough open where one is counted already; its backing is pinned before.
+   */
+  Commit join_passthrough(uint64_t node, bool by_tree);
+
   /** nullptr where there is none of that name. For a READ: notes it as the sign of life of an exec.
    */
   std::shared_ptr<Handle> find(uint64_t fh);
-  void remove(uint64_t fh);
+  /** Takes the handle out of the table; nullptr where there is none of that name. */
+  std::shared_ptr<Handle> remove(uint64_t fh);
+  /** A passthrough open without a handle is over; `refused`: its reply did not arrive. */
+  void passthrough_left(uint64_t node, bool undelivered);
   /** A FLUSH: the thread `tid` has closed a descriptor of the handle. */
   void flushed(uint64_t fh, uint32_t tid);
   /**
-   * True where a passthrough open of the inode cannot collide with a handle that is open on it. May
-   * read /proc/TID/maps of the openers; see the comment there about what that may wait for.
+   * True where a passthrough open of the node cannot collide with a handle that is open on it now;
+   * `seen` is for the commit. May read /proc/TID/maps of the openers; see the comment there about
+   * what that may wait for.
    */
-  bool passthrough_may_join(uint32_t row);
-  /** A passthrough handle of the inode was released. Soon after `passthrough_may_join`, the kernel
-   * has refused it. */
-  void passthrough_left(uint32_t row);
+  bool passthrough_may_join(uint64_t node, uint64_t* seen);
+
+  /** Opens of the node that the kernel has not released. */
+  uint32_t opens(uint64_t node);
+  /** Waits until no open that began before is between its look at the divergence and its commit. */
+  void drain() { std::lock_guard lock(mutex_); }
 
  private:
+  struct Direct {
+    std::vector<std::shared_ptr<Handle>> handles;
+    /** Name of the last that was added. */
+    uint64_t last = 0;
+    /** When passthrough was last let in beside them. */
+    std::chrono::steady_clock::time_point joined;
+  };
+  struct Opens {
+    uint32_t passthrough = 0;
+    uint32_t others = 0;
+  };
+  bool changed_since(uint64_t node, uint64_t seen) const;
+  void left(uint64_t node, bool passthrough);
+  void learn_refusal(uint64_t node);
+
   Transport& transport_;
+  const Divergence& divergence_;
   std::atomic<uint32_t> direct_{0};
   std::mutex mutex_;
   uint64_t next_ = 1;
   std::unordered_map<uint64_t, std::shared_ptr<Handle>> handles_;
-  struct Direct {
-    std::vector<std::shared_ptr<Handle>> handles;
-    /** When passthrough was last let in beside them. */
-    std::chrono::steady_clock::time_point joined;
-  };
-  std::unordered_map<uint32_t, Direct> direct_by_row_;
+  std::unordered_map<uint64_t, Direct> direct_by_node_;
+  std::unordered_map<uint64_t, Opens> opens_;
 };
 
 }  // namespace firstlight

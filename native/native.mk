@@ -5,7 +5,7 @@ ASAN_FLAGS := $(SANITIZE) -fsanitize=address,undefined
 TSAN_FLAGS := $(SANITIZE) -fsanitize=thread
 NATIVE_HEADERS := $(wildcard native/*.h)
 # What knows of N-API is not in the harness.
-NATIVE_CORE := $(shell grep -LE 'node_api|napi_util|_napi|session_binding' $(NATIVE_SOURCES))
+NATIVE_CORE := $(shell grep -LE 'node_api|napi_util|_napi|session_binding|upper_io' $(NATIVE_SOURCES))
 HARNESS_SOURCES := $(NATIVE_CORE) $(wildcard native/test/*.cc)
 # Seconds for each part of the harness.
 NATIVE_FUZZ_S ?= 5

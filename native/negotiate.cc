@@ -18,6 +18,17 @@ constexpr uint64_t kAlways =
     FUSE_MAX_PAGES |           // replies above 128 KiB
     FUSE_INIT_EXT;             // flags above 31 bits
 
+// Without WRITEBACK_CACHE (it excludes passthrough), and without POSIX_LOCKS and FLOCK_LOCKS: with
+// one kernel, its own locks are right.
+constexpr uint64_t kWritable =
+    FUSE_HANDLE_KILLPRIV_V2 |  // setuid bits are cleared here; no GETXATTR before each write
+    FUSE_POSIX_ACL |           // and the kernel checks them
+    FUSE_DONT_MASK |           // a default ACL takes the umask's place
+    FUSE_ATOMIC_O_TRUNC |      // truncating a file of the image needs no content of it
+    FUSE_BIG_WRITES |          // above 4 KiB, for kernels that ask
+    FUSE_ASYNC_DIO |           // several WRITEs of one O_DIRECT write under way
+    FUSE_SETXATTR_EXT;         // says where setting an ACL clears the setgid bit
+
 // Room for readahead beside RELEASEs; the kernel's own defaults are 12 and 9.
 constexpr uint16_t kMaxBackground = 256;
 constexpr uint16_t kCongestion = 192;
@@ -40,21 +51,27 @@ int negotiate(const fuse_init_in* in, size_t bytes, const Wanted& wanted, abi::I
   }
   uint64_t asked = kAlways;
   if (wanted.posix_acl) asked |= FUSE_POSIX_ACL;
+  if (wanted.writable) asked |= kWritable;
   // A file that is still arriving is opened with FOPEN_DIRECT_IO so that passthrough can follow;
   // without shared mappings on such a file, programs would see ENODEV, so the two go together.
   constexpr uint64_t kPair = abi::kPassthrough | abi::kDirectIoAllowMmap;
   if (wanted.passthrough && (offered & kPair) == kPair) asked |= kPair;
+  // Written files are opened with FOPEN_DIRECT_IO where there is no passthrough.
+  if (wanted.writable) asked |= abi::kDirectIoAllowMmap;
   uint64_t used = asked & offered;
   out->max_readahead = in->max_readahead;
   out->flags = static_cast<uint32_t>(used);
   out->flags2 = static_cast<uint32_t>(used >> 32);
   out->max_background = kMaxBackground;
   out->congestion_threshold = kCongestion;
-  out->max_write = 4096;  // nothing is ever written; this bounds the request buffer
+  // Where nothing is ever written, this only bounds the request buffer.
+  out->max_write = wanted.writable ? kMaxWrite : 4096;
   out->time_gran = 1;
-  out->max_pages = kMaxReply / 4096;
+  out->max_pages = (wanted.writable ? kMaxWrite : kMaxReadOnlyReply) / 4096;
   features->passthrough = (used & abi::kPassthrough) != 0;
   features->direct_io_allow_mmap = (used & abi::kDirectIoAllowMmap) != 0;
+  features->writable = wanted.writable;
+  features->setxattr_ext = (used & FUSE_SETXATTR_EXT) != 0;
   // One layer above a plain filesystem; overlayfs can still be put on top (two in all).
   out->max_stack_depth = features->passthrough ? 1 : 0;
   return 0;

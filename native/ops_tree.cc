@@ -8,7 +8,9 @@
 
 #include <algorithm>
 
+#include "attributes.h"
 #include "ops.h"
+#include "upcall_decode.h"
 
 namespace firstlight {
 
@@ -33,8 +35,12 @@ void fill_entry(const Toc& toc, uint32_t row, fuse_entry_out* entry) {
 // Builds a listing in `buffer`, of at most `limit` bytes.
 class Listing {
  public:
-  Listing(const Toc& toc, uint8_t* buffer, size_t limit, bool plus)
-      : toc_(toc), buffer_(buffer), limit_(limit), plus_(plus) {}
+  Listing(const Context& c, size_t limit, bool plus)
+      : toc_(c.toc()),
+        divergence_(c.session.divergence()),
+        buffer_(c.scratch),
+        limit_(limit),
+        plus_(plus) {}
 
   /** False where it does not fit any more. `dot`: "." or "..", which the kernel does not cache. */
   bool add(std::string_view name, uint32_t row, uint64_t cookie, bool dot) {
@@ -46,7 +52,8 @@ class Listing {
     if (plus_) {
       auto* entry = reinterpret_cast<fuse_entry_out*>(at);
       fill_entry(toc_, row, entry);
-      if (dot) entry->nodeid = 0;
+      // What has diverged is not for the template to say: the kernel looks it up when it is wanted.
+      if (dot || divergence_.thawed(entry->nodeid)) entry->nodeid = 0;
       at += sizeof(fuse_entry_out);
     }
     auto* dirent = reinterpret_cast<fuse_dirent*>(at);
@@ -62,6 +69,7 @@ class Listing {
 
  private:
   const Toc& toc_;
+  const Divergence& divergence_;
   uint8_t* buffer_;
   size_t limit_;
   size_t used_ = 0;
@@ -73,7 +81,7 @@ int list(const Context& c, bool plus) {
   if (directory == nullptr) return -ESTALE;
   if ((directory->mode & S_IFMT) != S_IFDIR) return -ENOTDIR;
   const auto& in = c.request.as<fuse_read_in>();
-  Listing listing(c.toc(), c.scratch, std::min<size_t>(in.size, kMaxReply), plus);
+  Listing listing(c, std::min<size_t>(in.size, kMaxReply), plus);
   uint64_t offset = in.offset;
   bool room = true;
   if (offset < kAfterDot) room = listing.add(".", c.row(), kAfterDot, true);
@@ -128,6 +136,7 @@ int op_lookup(const Context& c) {
   fuse_entry_out entry;
   if (child) {
     fill_entry(c.toc(), *child, &entry);
+    if (c.session.divergence().thawed(entry.nodeid)) return kDiverted;
   } else {
     // A negative entry: the kernel answers for the name from now on.
     entry = {};
@@ -141,6 +150,32 @@ int op_getattr(const Context& c) {
   fuse_attr_out out = {};
   out.attr_valid = kForever;
   fill_attributes(c.toc(), c.row(), &out.attr);
+  return c.send(&out, sizeof out);
+}
+
+// Of a file of the writable layer, where the tree lets us.
+int op_getattr_diverged(const Context& c) {
+  bool failed = false;
+  bool answered = c.session.adopted().with(c.node(), [&](const AdoptedFile& file) {
+    struct stat st;
+    failed = fstat(file.fd->get(), &st) != 0;
+    if (failed) return;
+    fuse_attr_out out = {};
+    out.attr_valid = kForever;
+    fill_from_stat(st, file.ino, &out.attr);
+    c.send(&out, sizeof out);
+  });
+  return answered && !failed ? kAnswered : send_upcall(c, decode_getattr);
+}
+
+// What GETATTR says, and no birth time: an image has none.
+int op_statx(const Context& c) {
+  if (c.inode() == nullptr) return -ESTALE;
+  fuse_attr attr;
+  fill_attributes(c.toc(), c.row(), &attr);
+  abi::StatxOut out;
+  fill_statx(attr, &out);
+  out.attr_valid = kForever;
   return c.send(&out, sizeof out);
 }
 

@@ -2,6 +2,7 @@
 #include "session.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,8 +23,12 @@ using std::chrono::milliseconds;
 
 // How often the signals of an interrupted caller are looked at: kill -9 must work within a second.
 constexpr milliseconds kInterruptPoll{100};
-// Requests are small here (max_write is the least the kernel takes); names and forgets fit well.
+// Requests are small where nothing is written (max_write is the least the kernel takes); names and
+// forgets fit well. A WRITE brings its header beside the data.
 constexpr size_t kRequestBytes = 16384;
+constexpr size_t kWritableRequestBytes = kMaxWrite + 16384;
+// While the session ends: how often requests are looked for that keep a notification waiting.
+constexpr milliseconds kDrainPoll{5};
 
 // Signals belong to the owner's threads, except the one that ends a blocking read.
 void block_signals() {
@@ -35,8 +40,8 @@ void block_signals() {
 
 }  // namespace
 
-Scratch::Scratch() {
-  void* memory = mmap(nullptr, kMaxReply, PROT_READ | PROT_WRITE,
+Scratch::Scratch(size_t bytes) : size_(bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     // As operator new does without exceptions: there is no reply to be made without a buffer.
@@ -46,18 +51,22 @@ Scratch::Scratch() {
   bytes_ = static_cast<uint8_t*>(memory);
 }
 
-Scratch::~Scratch() { munmap(bytes_, kMaxReply); }
+Scratch::~Scratch() { munmap(bytes_, size_); }
 
 Session::Session(std::shared_ptr<Template> tree, std::unique_ptr<Transport> transport,
                  Features features, uint32_t wait_timeout_ms, SessionEvents* events,
-                 size_t idle_backings, std::shared_ptr<AccessTrace> trace)
+                 size_t idle_backings, std::shared_ptr<AccessTrace> trace,
+                 std::shared_ptr<UpcallChannel> channel)
     : template_(std::move(tree)),
       transport_(std::move(transport)),
       features_(features),
       wait_bound_(wait_timeout_ms),
       events_(events),
       backing_(*template_, *transport_, idle_backings),
-      handles_(*transport_),
+      divergence_(features.writable, template_->toc().rows(), transport_->lanes()),
+      handles_(*transport_, divergence_),
+      channel_(std::move(channel)),
+      notifier_(*transport_, [this](uint64_t mark) { channel_->post(mark); }),
       trace_(std::move(trace)) {
   features_.threads = transport_->lanes();
 }
@@ -69,6 +78,10 @@ Session::~Session() {
 
 void Session::run() {
   wake_signal();  // its handler stands before a thread can need it
+  if (features_.writable) {
+    channel_->session_began(shared_from_this());
+    notifier_.start();
+  }
   for (uint32_t lane = 0; lane < transport_->lanes(); lane++) {
     lanes_.emplace_back([this, lane] { lane_main(lane); });
   }
@@ -82,10 +95,11 @@ void Session::lane_main(uint32_t lane) {
   pthread_setname_np(pthread_self(), name);
   block_signals();
   Scratch scratch;
-  alignas(8) uint8_t buffer[kRequestBytes];
+  size_t room = features_.writable ? kWritableRequestBytes : kRequestBytes;
+  Scratch buffer(room);
   ssize_t got;
-  while ((got = transport_->receive(lane, buffer, sizeof buffer)) > 0) {
-    dispatch(buffer, static_cast<size_t>(got), lane, scratch.get());
+  while ((got = transport_->receive(lane, buffer.get(), room)) > 0) {
+    dispatch(buffer.get(), static_cast<size_t>(got), lane, scratch.get());
   }
   std::lock_guard lock(mutex_);
   if (got < 0) {
@@ -107,9 +121,12 @@ void Session::dispatch(const uint8_t* bytes, size_t length, uint32_t lane, uint8
   if (header->len != length) {
     result = -EINVAL;
   } else if (operation != nullptr) {
-    result = request.body_bytes < operation->least
-                 ? -EINVAL
-                 : operation->handler(Context{*this, request, scratch});
+    Context context{*this, request, scratch};
+    if (request.body_bytes < operation->least) {
+      result = -EINVAL;
+    } else {
+      result = features_.writable ? run_writable(context, *operation) : operation->handler(context);
+    }
   }
   if (result != kAnswered) reply(lane, header->unique, result, nullptr, 0);
 }
@@ -144,17 +161,59 @@ ContentTable::Outcome Session::park(std::unique_ptr<Parked>& parked) {
   if (outcome != ContentTable::Outcome::kParked) return outcome;
   counters_.waits.fetch_add(1, std::memory_order_relaxed);
   events_->wanted(content, first, last);
-  std::lock_guard lock(mutex_);
-  look_ = true;  // the housekeeper plans by the new deadline
-  wake_.notify_one();
+  look();  // the housekeeper plans by the new deadline
   return outcome;
 }
 
 void Session::interrupted(uint64_t unique) {
-  if (!template_->table().interrupt(this, unique)) return;
+  auto found = channel_ == nullptr ? UpcallChannel::Found::kNone : channel_->interrupt(unique);
+  switch (found) {
+    case UpcallChannel::Found::kBusy:
+      return;  // noted; it is looked at should the request wait
+    case UpcallChannel::Found::kHeld:
+      return look();
+    case UpcallChannel::Found::kNone:
+    case UpcallChannel::Found::kParked:
+      if (template_->table().interrupt(this, unique)) look();
+  }
+}
+
+bool Session::was_interrupted(uint64_t unique) {
+  return template_->table().take_early(this, unique);
+}
+
+void Session::look() {
   std::lock_guard lock(mutex_);
   look_ = true;
   wake_.notify_one();
+}
+
+int Session::upcall(std::shared_ptr<Upcall> upcall) {
+  return channel_ != nullptr && channel_->submit(std::move(upcall)) ? kAnswered : -EIO;
+}
+
+void Session::thaw(uint64_t node) {
+  divergence_.thaw(node);
+  // Opens look at the bit when they are counted.
+  handles_.drain();
+}
+
+void Session::adopt(uint64_t node, UniqueFd fd, uint64_t ino) {
+  int flags = fcntl(fd.get(), F_GETFL);
+  AdoptedFile file;
+  file.writable = flags >= 0 && (flags & O_ACCMODE) == O_RDWR;
+  file.fd = std::make_shared<const UniqueFd>(std::move(fd));
+  file.ino = ino;
+  adopted_.adopt(node, std::move(file));
+}
+
+void Session::disown(uint64_t node) {
+  adopted_.disown(node);
+  backing_.forget(node);
+}
+
+void Session::resume_upcall(const Parked& parked) {
+  channel_->resumed(parked.call, parked.error, parked.interrupted);
 }
 
 void Session::resume(std::unique_ptr<Parked> parked) {
@@ -222,7 +281,20 @@ Clock::time_point Session::sweep(uint8_t* scratch) {
     parked->error = EINTR;
     finish(std::move(parked), scratch);
   }
-  return watching ? std::min(next, Clock::now() + kInterruptPoll) : next;
+  if (watching) next = std::min(next, Clock::now() + kInterruptPoll);
+  return channel_ == nullptr ? next : sweep_upcalls(next);
+}
+
+// The same for requests that the tree lets wait.
+Clock::time_point Session::sweep_upcalls(Clock::time_point next) {
+  for (const auto& caller : channel_->interrupted()) {
+    if (!fatal_signal_pending(caller.tid)) {
+      next = std::min(next, Clock::now() + kInterruptPoll);
+    } else if (channel_->end_held(caller.call, EINTR)) {
+      counters_.interrupted.fetch_add(1, std::memory_order_relaxed);
+    }
+  }
+  return next;
 }
 
 void Session::refuse_waits() {
@@ -241,10 +313,28 @@ void Session::end(uint8_t* scratch) {
     rest = std::exchange(done_, {});
   }
   for (auto& parked : rest) finish(std::move(parked), scratch);
+  if (channel_ != nullptr) channel_->session_ended(EIO);
+  pool_.stop();
+  end_notifier();
   events_->closed(error());
   std::lock_guard lock(mutex_);
   closed_ = true;
   closed_signal_.notify_all();
+}
+
+// A notification waits for a lock that a program may hold while it waits for a request that nobody
+// reads any more. Those are refused until the notification is through.
+void Session::end_notifier() {
+  notifier_.stop();
+  if (notifier_.ended(milliseconds(0))) return;
+  Scratch buffer(kWritableRequestBytes);
+  while (!notifier_.ended(kDrainPoll)) {
+    ssize_t got;
+    while ((got = transport_->receive_now(buffer.get(), kWritableRequestBytes)) > 0) {
+      const auto* header = reinterpret_cast<const fuse_in_header*>(buffer.get());
+      if (static_cast<size_t>(got) >= sizeof *header) reply(0, header->unique, -EIO, nullptr, 0);
+    }
+  }
 }
 
 void Session::abort() {

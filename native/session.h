@@ -1,6 +1,9 @@
 // One mount: threads that take requests from a transport and answer them from a template, and one
 // housekeeper that completes what has waited. No policy: it says what is wanted, and waits.
 //
+// A writable session hands what the template cannot answer to a channel (upcalls.h), whose other
+// end is the tree's thread.
+//
 // Threads. Lane threads run the operations (ops_*.cc). The housekeeper completes parked requests,
 // ends those that waited too long or whose caller is being killed, and tidies up at the end. The
 // owner's thread (JavaScript) only starts, stops and reads counters. Events are delivered on the
@@ -17,13 +20,18 @@
 #include <vector>
 
 #include "access_trace.h"
+#include "adopted.h"
 #include "backing.h"
+#include "blocking_pool.h"
 #include "content_table.h"
+#include "divergence.h"
 #include "handles.h"
 #include "negotiate.h"
+#include "notifier.h"
 #include "request.h"
 #include "template.h"
 #include "transport.h"
+#include "upcalls.h"
 
 namespace firstlight {
 
@@ -65,7 +73,8 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   Session(std::shared_ptr<Template> tree, std::unique_ptr<Transport> transport, Features features,
           uint32_t wait_timeout_ms, SessionEvents* events,
           size_t idle_backings = BackingTable::kIdleMax,
-          std::shared_ptr<AccessTrace> trace = std::make_shared<AccessTrace>());
+          std::shared_ptr<AccessTrace> trace = std::make_shared<AccessTrace>(),
+          std::shared_ptr<UpcallChannel> channel = nullptr);
   ~Session() override;
 
   /** Starts the threads. Once. */
@@ -94,6 +103,14 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   SessionCounters& count() { return counters_; }
   AccessTrace& trace() { return *trace_; }
   bool passthrough() const { return features_.passthrough && backing_.usable(); }
+  /** The same for files of the writable layer. */
+  bool passthrough_upper() const { return features_.passthrough && backing_.usable_upper(); }
+  Divergence& divergence() { return divergence_; }
+  AdoptedFiles& adopted() { return adopted_; }
+  Notifier& notifier() { return notifier_; }
+  BlockingPool& pool() { return pool_; }
+  /** Sends a request to the tree: kAnswered, or -EIO where nobody is there. */
+  int upcall(std::shared_ptr<Upcall> upcall);
 
   /** Answers one request; every request gets exactly one reply, at once or after a wait. Lane
    * threads, tests. */
@@ -107,6 +124,17 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   ContentTable::Outcome park(std::unique_ptr<Parked>& parked);
   /** A signal has come to the caller of a request. */
   void interrupted(uint64_t unique);
+  /** True where an INTERRUPT came for a request that did not wait then; once. */
+  bool was_interrupted(uint64_t unique);
+  /** The housekeeper looks at what waits. */
+  void look();
+  /** The tree answers for the node from now on; on return nobody else is. The tree's thread. */
+  void thaw(uint64_t node);
+  /** OPEN without O_TRUNC and GETATTR of the node are answered from this file. */
+  void adopt(uint64_t node, UniqueFd fd, uint64_t ino);
+  void disown(uint64_t node);
+  /** The wait of an upcall is over. Housekeeper. */
+  void resume_upcall(const Parked& parked);
   /** Notes that bytes of a content, or a way to them, were given out. */
   void gave_content();
 
@@ -118,7 +146,9 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   void housekeeper_main();
   void finish(std::unique_ptr<Parked> parked, uint8_t* scratch);
   Clock::time_point sweep(uint8_t* scratch);
+  Clock::time_point sweep_upcalls(Clock::time_point next);
   void end(uint8_t* scratch);
+  void end_notifier();
 
   std::shared_ptr<Template> template_;
   std::unique_ptr<Transport> transport_;
@@ -126,7 +156,12 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   std::chrono::milliseconds wait_bound_;
   SessionEvents* events_;
   BackingTable backing_;
+  Divergence divergence_;
   HandleTable handles_;
+  AdoptedFiles adopted_;
+  std::shared_ptr<UpcallChannel> channel_;  // of a writable session
+  Notifier notifier_;
+  BlockingPool pool_;
   const std::shared_ptr<AccessTrace> trace_;
   SessionCounters counters_;
 
@@ -143,10 +178,11 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   std::string error_;  // first error of a lane
 };
 
-/** A READ or READDIRPLUS buffer; touched, and so backed by memory, only as far as it is used. */
+/** A buffer for replies or requests; touched, and so backed by memory, only as far as it is used.
+ */
 class Scratch {
  public:
-  Scratch();
+  explicit Scratch(size_t bytes = kMaxReply);
   ~Scratch();
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -154,6 +190,7 @@ class Scratch {
 
  private:
   uint8_t* bytes_;
+  size_t size_;
 };
 
 }  // namespace firstlight

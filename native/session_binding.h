@@ -38,7 +38,8 @@ class SessionBinding : public SessionEvents {
   napi_ref callbacks[3] = {};      // onWanted, onTimeout, onClosed
   enum { kNew, kStarting, kMounted, kClosed } state = kNew;
   std::shared_ptr<AccessTrace> trace = std::make_shared<AccessTrace>();
-  std::shared_ptr<Session> session;  // while mounted; pool jobs hold their own copy
+  std::shared_ptr<UpcallChannel> channel;  // of a writable session, from the start to the end
+  std::shared_ptr<Session> session;        // while mounted; pool jobs hold their own copy
 
   ~SessionBinding() override;
 

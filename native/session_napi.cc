@@ -54,6 +54,9 @@ bool read_options(napi_env env, napi_value options, SessionBinding* b) {
   auto timeout = number("waitTimeoutMs");
   auto passthrough = flag("passthrough");
   auto allow_other = flag("allowOther");
+  napi_value given = napi::get_property(env, options, "writable");
+  auto writable = napi::type_of(env, given) == napi_undefined ? std::optional<bool>(false)
+                                                              : napi::get_boolean(env, given);
   const char* wrong = nullptr;
   if (!mount_point || mount_point->empty() || (*mount_point)[0] != '/')
     wrong = "mountPoint must be an absolute path";
@@ -63,6 +66,7 @@ bool read_options(napi_env env, napi_value options, SessionBinding* b) {
     wrong = "waitTimeoutMs must be 0 or more";
   if (!passthrough) wrong = "passthrough must be a boolean";
   if (!allow_other) wrong = "allowOther must be a boolean";
+  if (!writable) wrong = "writable must be a boolean";
   const char* names[] = {"onWanted", "onTimeout", "onClosed"};
   for (size_t i = 0; i < std::size(names); i++) {
     napi_value callback = napi::get_property(env, options, names[i]);
@@ -80,6 +84,7 @@ bool read_options(napi_env env, napi_value options, SessionBinding* b) {
   b->mount.source = *source;
   b->mount.allow_other = *allow_other;
   b->mount.wanted.passthrough = *passthrough;
+  b->mount.wanted.writable = *writable;
   b->mount.lanes = static_cast<uint32_t>(*threads);
   if (b->mount.lanes == 0) {
     b->mount.lanes = std::clamp(std::thread::hardware_concurrency(), 1u, kLanesMax);
@@ -104,6 +109,12 @@ napi_value construct(napi_env env, napi_callback_info info) {
       napi_type_tag_object(env, call.self, &kTag) != napi_ok) {
     return napi::throw_argument(env, "Session must be called with new");
   }
+  double channel = 0;
+  if (binding->mount.wanted.writable) {
+    binding->channel = UpcallChannel::make();
+    channel = binding->channel->number();
+  }
+  napi::set_property(env, call.self, "channel", napi::make_number(env, channel));
   binding.release();  // the JavaScript object owns it
   return call.self;
 }
@@ -119,9 +130,9 @@ class StartJob : public napi::Job {
     std::string what;
     auto transport = DevTransport::mount(binding_->mount, &features_, &error, &what);
     if (transport == nullptr) return fail(error, what);
-    session_ =
-        std::make_shared<Session>(tree_, std::move(transport), features_, binding_->wait_timeout_ms,
-                                  binding_, BackingTable::kIdleMax, binding_->trace);
+    session_ = std::make_shared<Session>(
+        tree_, std::move(transport), features_, binding_->wait_timeout_ms, binding_,
+        BackingTable::kIdleMax, binding_->trace, binding_->channel);
     session_->run();
   }
 

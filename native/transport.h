@@ -2,6 +2,7 @@
 // FUSE over io_uring can take the place of /dev/fuse, and a test that of both.
 #pragma once
 
+#include <errno.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -32,6 +33,14 @@ class Transport {
 
   /** Sends one reply (fuse_out_header first). Any thread. Returns 0 or a negative errno. */
   virtual int reply(uint32_t lane, const iovec* pieces, int count) = 0;
+
+  /**
+   * Sends a notification (fuse_out_header first, its `unique` 0 and its `error` the code). Waits
+   * for locks that requests hold. Returns 0 or a negative errno.
+   */
+  virtual int notify(const iovec*, int) { return -ENOSYS; }
+  /** As `receive`, at once: -EAGAIN where there is no request. Only after the lanes have ended. */
+  virtual ssize_t receive_now(uint8_t*, size_t) { return 0; }
 
   /** Registers a file for passthrough: its backing id (above 0) or a negative errno. */
   virtual int open_backing(int fd) = 0;

@@ -52,7 +52,8 @@ std::unique_ptr<DevTransport> DevTransport::mount(const MountOptions& options, F
   snprintf(data, sizeof data, "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions%s",
            device.get(), options.allow_other ? ",allow_other" : "");
   // Neither nosuid nor nodev: a root filesystem has setuid programs and device nodes.
-  if (::mount(options.source.c_str(), options.mount_point.c_str(), "fuse.firstlight", MS_RDONLY,
+  unsigned long flags = options.wanted.writable ? 0 : MS_RDONLY;
+  if (::mount(options.source.c_str(), options.mount_point.c_str(), "fuse.firstlight", flags,
               data) != 0) {
     return fail(errno, "mount " + options.mount_point);
   }
@@ -154,6 +155,21 @@ void DevTransport::close_backing(int32_t id) {
   uint32_t number = static_cast<uint32_t>(id);
   // Fails only where the connection is gone, and the id with it.
   ioctl(lanes_[0].get(), abi::kBackingClose, &number);
+}
+
+int DevTransport::notify(const iovec* pieces, int count) {
+  ssize_t sent;
+  while ((sent = writev(lanes_[0].get(), pieces, count)) < 0 && errno == EINTR) {
+  }
+  return sent < 0 ? -errno : 0;
+}
+
+ssize_t DevTransport::receive_now(uint8_t* buffer, size_t bytes) {
+  fcntl(lanes_[0].get(), F_SETFL, O_RDWR | O_NONBLOCK);
+  ssize_t got;
+  while ((got = read(lanes_[0].get(), buffer, bytes)) < 0 && (errno == EINTR || errno == ENOENT)) {
+  }
+  return got < 0 ? -errno : got;
 }
 
 void DevTransport::stop() { stopped_.store(true, std::memory_order_release); }

@@ -34,6 +34,8 @@ class DevTransport : public Transport {
   ssize_t receive(uint32_t lane, uint8_t* buffer, size_t bytes) override;
   void about_to_block() override;
   int reply(uint32_t lane, const iovec* pieces, int count) override;
+  int notify(const iovec* pieces, int count) override;
+  ssize_t receive_now(uint8_t* buffer, size_t bytes) override;
   int open_backing(int fd) override;
   void close_backing(int32_t id) override;
   void stop() override;

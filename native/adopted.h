@@ -1,0 +1,57 @@
+// Files of the writable layer whose opens and attributes are answered here, for the tree.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+
+#include "unique_fd.h"
+
+namespace firstlight {
+
+struct AdoptedFile {
+  std::shared_ptr<const UniqueFd> fd;
+  /** Inode number that is shown. */
+  uint64_t ino = 0;
+  /** The descriptor can be written. */
+  bool writable = false;
+};
+
+class AdoptedFiles {
+ public:
+  void adopt(uint64_t node, AdoptedFile file) {
+    std::unique_lock lock(mutex_);
+    files_[node] = std::make_shared<const AdoptedFile>(std::move(file));
+  }
+  /** When it returns, nobody is inside `with` for the node. */
+  void disown(uint64_t node) {
+    std::shared_ptr<const AdoptedFile> gone;  // closes its descriptor after the lock
+    std::unique_lock lock(mutex_);
+    auto found = files_.find(node);
+    if (found == files_.end()) return;
+    gone = std::move(found->second);
+    files_.erase(found);
+  }
+  std::shared_ptr<const AdoptedFile> find(uint64_t node) {
+    std::shared_lock lock(mutex_);
+    auto found = files_.find(node);
+    return found == files_.end() ? nullptr : found->second;
+  }
+  /** Calls `use(file)`, which must not block, unless the node is not adopted; then false. */
+  template <class Use>
+  bool with(uint64_t node, Use use) {
+    std::shared_lock lock(mutex_);
+    auto found = files_.find(node);
+    if (found == files_.end()) return false;
+    use(*found->second);
+    return true;
+  }
+
+ private:
+  std::shared_mutex mutex_;
+  std::unordered_map<uint64_t, std::shared_ptr<const AdoptedFile>> files_;
+};
+
+}  // namespace firstlight

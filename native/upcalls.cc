@@ -1,0 +1,269 @@
+// The table of requests that the tree has, and their queue; the rules stand in upcalls.h.
+#include "upcalls.h"
+
+#include <errno.h>
+
+#include <map>
+#include <utility>
+
+#include "session.h"
+
+namespace firstlight {
+
+namespace {
+
+// Channels by number, so that another JavaScript thread finds its session's.
+struct Registry {
+  std::mutex mutex;
+  double next = 1;
+  std::map<double, std::weak_ptr<UpcallChannel>> channels;
+};
+
+// Never destroyed: threads may end after destructors have run.
+Registry& registry() {
+  static auto* made = new Registry();
+  return *made;
+}
+
+}  // namespace
+
+std::shared_ptr<UpcallChannel> UpcallChannel::make() {
+  Registry& all = registry();
+  std::lock_guard lock(all.mutex);
+  std::erase_if(all.channels, [](const auto& entry) { return entry.second.expired(); });
+  std::shared_ptr<UpcallChannel> channel(new UpcallChannel(all.next++));
+  all.channels[channel->number()] = channel;
+  return channel;
+}
+
+std::shared_ptr<UpcallChannel> UpcallChannel::find(double number) {
+  Registry& all = registry();
+  std::lock_guard lock(all.mutex);
+  auto found = all.channels.find(number);
+  return found == all.channels.end() ? nullptr : found->second.lock();
+}
+
+bool UpcallChannel::attach(std::function<void()> wake) {
+  std::lock_guard lock(mutex_);
+  if (attached_) return false;
+  attached_ = true;
+  signalled_ = false;
+  wake_ = std::move(wake);
+  return true;
+}
+
+void UpcallChannel::detach() {
+  {
+    std::lock_guard lock(mutex_);
+    attached_ = false;
+    wake_ = nullptr;
+  }
+  for (const auto& upcall : take_all()) refuse(upcall, EIO);
+}
+
+std::vector<std::shared_ptr<Upcall>> UpcallChannel::take_all() {
+  std::vector<std::shared_ptr<Upcall>> all;
+  std::lock_guard lock(mutex_);
+  queue_.clear();
+  for (auto& [call, upcall] : calls_) all.push_back(std::move(upcall));
+  calls_.clear();
+  return all;
+}
+
+// Under the lock.
+void UpcallChannel::enqueue(std::shared_ptr<Upcall> upcall) {
+  queue_.push_back(std::move(upcall));
+  if (std::exchange(signalled_, true)) return;
+  wake_();
+}
+
+bool UpcallChannel::submit(std::shared_ptr<Upcall> upcall) {
+  std::lock_guard lock(mutex_);
+  if (!attached_) return false;
+  count_.fetch_add(1, std::memory_order_relaxed);
+  if (upcall->unique != 0) {
+    upcall->call = next_call_++;
+    calls_[upcall->call] = upcall;
+  }
+  enqueue(std::move(upcall));
+  return true;
+}
+
+std::shared_ptr<Upcall> UpcallChannel::take_next() {
+  std::lock_guard lock(mutex_);
+  while (!queue_.empty()) {
+    std::shared_ptr<Upcall> next = std::move(queue_.front());
+    queue_.pop_front();
+    // One that was ended while it stood in the queue is in the table no more.
+    if (next->call != 0 && !calls_.contains(next->call)) continue;
+    next->stage = Upcall::Stage::kBusy;
+    return next;
+  }
+  signalled_ = false;
+  return nullptr;
+}
+
+void UpcallChannel::hold(const std::shared_ptr<Upcall>& upcall) {
+  std::shared_ptr<Session> running;
+  {
+    std::lock_guard lock(mutex_);
+    if (!calls_.contains(upcall->call) || upcall->stage != Upcall::Stage::kBusy) return;
+    upcall->stage = Upcall::Stage::kHeld;
+    running = session_.lock();
+  }
+  if (running == nullptr) return;
+  bool early = running->was_interrupted(upcall->unique);
+  std::lock_guard lock(mutex_);
+  upcall->interrupted |= early;
+  if (upcall->interrupted) running->look();
+}
+
+std::shared_ptr<Upcall> UpcallChannel::claim(uint64_t call) {
+  std::lock_guard lock(mutex_);
+  auto found = calls_.find(call);
+  if (found == calls_.end()) return nullptr;
+  std::shared_ptr<Upcall> upcall = std::move(found->second);
+  calls_.erase(found);
+  return upcall;
+}
+
+std::shared_ptr<Upcall> UpcallChannel::peek(uint64_t call) {
+  std::lock_guard lock(mutex_);
+  auto found = calls_.find(call);
+  return found == calls_.end() ? nullptr : found->second;
+}
+
+void UpcallChannel::again(uint64_t call) {
+  std::lock_guard lock(mutex_);
+  auto found = calls_.find(call);
+  // Parked: the content table sends it.
+  if (found == calls_.end() || found->second->stage == Upcall::Stage::kParked) return;
+  found->second->stage = Upcall::Stage::kBusy;
+  found->second->listing.clear();
+  found->second->listing_full = false;
+  if (attached_) enqueue(found->second);
+}
+
+void UpcallChannel::wait_for_content(uint64_t call, uint32_t content) {
+  auto running = session();
+  std::shared_ptr<Upcall> upcall = peek(call);
+  if (running == nullptr || upcall == nullptr) return;
+  auto parked = std::make_unique<Parked>();
+  {
+    std::lock_guard lock(mutex_);
+    if (upcall->stage == Upcall::Stage::kParked) return;
+    // Before it is parked: it may be resumed at once.
+    upcall->stage = Upcall::Stage::kParked;
+    parked->interrupted = upcall->interrupted;
+  }
+  parked->unique = upcall->unique;
+  parked->lane = upcall->lane;
+  parked->opcode = upcall->opcode;
+  parked->tid = upcall->tid;
+  parked->content = content;
+  parked->whole = true;
+  parked->call = call;
+  switch (running->park(parked)) {
+    case ContentTable::Outcome::kParked:
+      break;
+    case ContentTable::Outcome::kReady:
+      return resumed(call, 0, parked->interrupted);
+    case ContentTable::Outcome::kFailed:
+      return resumed(call, parked->error, false);
+    case ContentTable::Outcome::kClosed:
+      return resumed(call, EIO, false);
+  }
+}
+
+void UpcallChannel::resumed(uint64_t call, int error, bool interrupted) {
+  if (error != 0) {
+    if (auto upcall = claim(call)) refuse(upcall, error);
+    return;
+  }
+  std::lock_guard lock(mutex_);
+  auto found = calls_.find(call);
+  if (found == calls_.end()) return;
+  found->second->stage = Upcall::Stage::kBusy;
+  found->second->interrupted |= interrupted;
+  if (attached_) enqueue(found->second);
+}
+
+void UpcallChannel::refuse(const std::shared_ptr<Upcall>& upcall, int error) {
+  if (auto running = session()) running->reply(upcall->lane, upcall->unique, -error, nullptr, 0);
+}
+
+void UpcallChannel::post(uint64_t done) {
+  auto message = std::make_shared<Upcall>();
+  message->numbers[1] = static_cast<double>(done);
+  std::lock_guard lock(mutex_);
+  if (attached_) enqueue(std::move(message));
+}
+
+std::shared_ptr<Session> UpcallChannel::session() {
+  std::lock_guard lock(mutex_);
+  return session_.lock();
+}
+
+void UpcallChannel::session_began(const std::shared_ptr<Session>& session) {
+  std::vector<uint64_t> thawed;
+  {
+    std::lock_guard lock(mutex_);
+    session_ = session;
+    thawed.swap(thawed_before_);
+  }
+  for (uint64_t node : thawed) session->thaw(node);
+}
+
+void UpcallChannel::thaw(uint64_t node) {
+  std::shared_ptr<Session> running;
+  {
+    std::lock_guard lock(mutex_);
+    running = session_.lock();
+    if (running == nullptr) return thawed_before_.push_back(node);
+  }
+  running->thaw(node);
+}
+
+void UpcallChannel::session_ended(int error) {
+  for (const auto& upcall : take_all()) refuse(upcall, error);
+  std::lock_guard lock(mutex_);
+  session_.reset();
+}
+
+UpcallChannel::Found UpcallChannel::interrupt(uint64_t unique) {
+  std::lock_guard lock(mutex_);
+  for (auto& [call, upcall] : calls_) {
+    if (upcall->unique != unique) continue;
+    upcall->interrupted = true;
+    return upcall->stage == Upcall::Stage::kParked ? Found::kParked
+           : upcall->stage == Upcall::Stage::kHeld ? Found::kHeld
+                                                   : Found::kBusy;
+  }
+  return Found::kNone;
+}
+
+std::vector<UpcallChannel::Interrupted> UpcallChannel::interrupted() {
+  std::vector<Interrupted> found;
+  std::lock_guard lock(mutex_);
+  for (const auto& [call, upcall] : calls_) {
+    if (upcall->interrupted && upcall->stage == Upcall::Stage::kHeld) {
+      found.push_back({call, upcall->tid});
+    }
+  }
+  return found;
+}
+
+bool UpcallChannel::end_held(uint64_t call, int error) {
+  std::shared_ptr<Upcall> upcall;
+  {
+    std::lock_guard lock(mutex_);
+    auto found = calls_.find(call);
+    if (found == calls_.end() || found->second->stage != Upcall::Stage::kHeld) return false;
+    upcall = std::move(found->second);
+    calls_.erase(found);
+  }
+  refuse(upcall, error);
+  return true;
+}
+
+}  // namespace firstlight

@@ -1,0 +1,141 @@
+// The way of a request to the writable tree and back: decoded requests in a queue, what they are
+// while the tree works on them, and their replies. One channel for each writable session. It knows
+// nothing of JavaScript; upcalls_napi.cc does.
+//
+// Threads. Lanes submit. One thread, the tree's, takes and replies. The session's housekeeper sends
+// a request again whose wait is over, and ends one whose caller is being killed. A request is
+// answered by whoever takes it out of the table, so it is answered once, whoever comes first.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "fuse_abi.h"
+#include "unique_fd.h"
+
+namespace firstlight {
+
+class Session;
+
+/** One request for the tree; the slots are those of IN in src/native/upcalls.ts. */
+struct Upcall {
+  static constexpr size_t kSlots = 24;
+  /** First slot of the operation's own numbers. */
+  static constexpr size_t kArg = 6;
+
+  /** 0: a message without a reply. */
+  uint64_t call = 0;
+  double numbers[kSlots] = {};
+  std::string name, name2;
+  std::vector<uint8_t> value;
+  bool has_value = false;
+
+  // The request itself.
+  uint32_t opcode = 0;
+  uint64_t unique = 0;
+  uint64_t node = 0;
+  uint32_t lane = 0;
+  uint32_t tid = 0;
+  /** Of an OPEN or CREATE: flags of open(2). */
+  uint32_t flags = 0;
+  /** Room for the reply of a listing or an xattr, in bytes. */
+  uint32_t room = 0;
+
+  // Under the channel's lock.
+  enum class Stage : uint8_t {
+    /** In the queue, or being worked on, or its answer is being made. */
+    kBusy,
+    /** The tree has looked at it and let it wait; nothing that can be seen has been done. */
+    kHeld,
+    /** The content table has it. */
+    kParked,
+  } stage = Stage::kBusy;
+  bool interrupted = false;
+
+  // The tree's thread only.
+  std::vector<uint8_t> listing;
+  bool listing_full = false;
+};
+
+class UpcallChannel {
+ public:
+  /** A channel with a number of its own; it can be found as long as somebody holds it. */
+  static std::shared_ptr<UpcallChannel> make();
+  static std::shared_ptr<UpcallChannel> find(double number);
+  double number() const { return number_; }
+
+  // The tree's side.
+  /** `wake` is called by any thread when something can be taken; it must not block. False where
+   * somebody is attached. */
+  bool attach(std::function<void()> wake);
+  /** Requests end with EIO from now on; those that the tree has not answered, too. */
+  void detach();
+  /** The next request or message to be worked on; nullptr where there is none. */
+  std::shared_ptr<Upcall> take_next();
+  /** The tree has looked at a request without answering it. */
+  void hold(const std::shared_ptr<Upcall>& upcall);
+  /** Takes a request out of the table, to answer it; nullptr where it was answered or ended. */
+  std::shared_ptr<Upcall> claim(uint64_t call);
+  /** A request that is not answered; it stays. */
+  std::shared_ptr<Upcall> peek(uint64_t call);
+  /** Sends the request again. */
+  void again(uint64_t call);
+  void wait_for_content(uint64_t call, uint32_t content);
+  /** Requests and messages so far. */
+  uint64_t count() const { return count_.load(std::memory_order_relaxed); }
+  /** Work of other threads that shall be seen by the tree's thread in order with the requests. */
+  void post(uint64_t done);
+  /** The session, as long as it runs. */
+  std::shared_ptr<Session> session();
+  /** As Session::thaw; before the session has begun, for when it does. */
+  void thaw(uint64_t node);
+
+  // The session's side.
+  /** Before the lanes start. Thaws what was thawed before. */
+  void session_began(const std::shared_ptr<Session>& session);
+  /** The lanes have ended: what the tree has not answered is answered with an errno. */
+  void session_ended(int error);
+  /** Sends a request to the tree. False: nobody is there, it is to be refused. */
+  bool submit(std::shared_ptr<Upcall> upcall);
+  /** The wait of a parked request is over. */
+  void resumed(uint64_t call, int error, bool interrupted);
+  enum class Found { kNone, kBusy, kHeld, kParked };
+  /** A signal has come to the caller of a request. */
+  Found interrupt(uint64_t unique);
+  struct Interrupted {
+    uint64_t call;
+    uint32_t tid;
+  };
+  /** Held requests whose caller got a signal. */
+  std::vector<Interrupted> interrupted();
+  /** Ends a request that is held still; true where it was. */
+  bool end_held(uint64_t call, int error);
+
+ private:
+  explicit UpcallChannel(double number) : number_(number) {}
+  void enqueue(std::shared_ptr<Upcall> upcall);
+  void refuse(const std::shared_ptr<Upcall>& upcall, int error);
+  std::vector<std::shared_ptr<Upcall>> take_all();
+
+  const double number_;
+  std::atomic<uint64_t> count_{0};
+  std::mutex mutex_;
+  std::function<void()> wake_;
+  bool attached_ = false;
+  bool signalled_ = false;
+  uint64_t next_call_ = 1;
+  std::weak_ptr<Session> session_;
+  std::vector<uint64_t> thawed_before_;
+  std::unordered_map<uint64_t, std::shared_ptr<Upcall>> calls_;
+  std::deque<std::shared_ptr<Upcall>> queue_;
+};
+
+}  // namespace firstlight
