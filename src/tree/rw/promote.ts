@@ -83,15 +83,14 @@ function ownerOf(core: Core, row: number): Owner {
   return { uid: core.toc.uid(row), gid: core.toc.gid(row) };
 }
 
-/** A directory of the template, and all above it, come into upper/. Nothing that can be seen changes. */
+/**
+ * A directory of the template, and all above it, come into upper/, thawed. Nothing that can be seen
+ * changes.
+ */
 export function ensureUpper(core: Core, directory: Directory): void {
   const missing: Directory[] = [];
   for (let at = directory; !at.upper; at = at.parent) missing.push(at);
   for (const next of missing.reverse()) promoteDirectory(core, next);
-  for (let at = directory; ; at = at.parent) {
-    core.thaw(at.id);
-    if (at.parent === at) return;
-  }
 }
 
 function promoteDirectory(core: Core, directory: Directory): void {

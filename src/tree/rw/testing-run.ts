@@ -5,6 +5,7 @@ import { closeSync, constants, existsSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import type { Spec } from '../../delta/testing.ts';
 import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
+import type { Opened } from './operations.ts';
 import { errnoOfCall, ME, ROOT_NODE, readAll, Stage, statOf } from './testing.ts';
 import { Model, ModelError, type ModelInode } from './testing-model.ts';
 import type { Operation } from './testing-operations.ts';
@@ -152,9 +153,7 @@ export class Run {
         return this.both(
           () => m.truncate(path, 0),
           async () => {
-            const opened = await s.go((tree) =>
-              tree.open(this.node(path), O_WRONLY | O_TRUNC, false),
-            );
+            const opened = await this.open(path, O_WRONLY | O_TRUNC);
             if (opened.kind === 'upper') closeSync(opened.fd);
           },
         );
@@ -201,8 +200,19 @@ export class Run {
     }
   }
 
+  /** All handles of a node read the same file: the image's, or the one in upper/. */
+  async open(path: string, flags: number): Promise<Opened> {
+    const node = this.node(path);
+    const opened = await this.stage.go((tree) => tree.open(node, flags, false));
+    for (const held of this.held) {
+      if (held.node !== node) continue;
+      assert.equal(opened.kind, held.content === undefined ? 'upper' : 'template', path);
+    }
+    return opened;
+  }
+
   async write(path: string, text: string, offset: number): Promise<void> {
-    const opened = await this.stage.go((tree) => tree.open(this.node(path), O_RDWR, false));
+    const opened = await this.open(path, O_RDWR);
     if (opened.kind !== 'upper') throw new Error('opened for writing, and it is the template');
     if (text.length === 0) {
       // A model's write of nothing at some offset makes the file longer; so does this.
@@ -242,7 +252,7 @@ export class Run {
     const { stage: s } = this;
     if (inode === undefined || inode.type !== 'file') return;
     const node = this.node(path);
-    const opened = await s.go((tree) => tree.open(node, O_RDONLY, false));
+    const opened = await this.open(path, O_RDONLY);
     s.host.handles.set(node, s.host.openHandles(node) + 1);
     const content = opened.kind === 'template' ? s.templateContent(node - 1) : undefined;
     this.held.push({ inode, node, fd: opened.kind === 'upper' ? opened.fd : -1, content });
