@@ -61,6 +61,11 @@ export const GROUPS: Record<string, string> = {
 };
 
 const IMAGE: ArgumentSpec = { name: 'NAME:TAG', text: 'image of the server', required: true };
+const CHANGED: ArgumentSpec = {
+  name: 'DIR',
+  text: 'directory of a mount, or the name of changes that were kept',
+  required: true,
+};
 const WAIT: FlagSpec = { name: 'wait', text: 'return when every byte has arrived' };
 const TRACE: FlagSpec = {
   name: 'trace',
@@ -337,6 +342,35 @@ export const COMMANDS: CommandSpec[] = [
     load: () => import('./commands/optimize-simulate.ts'),
   },
   {
+    path: ['diff'],
+    text: 'show what a mount has changed: A added, C changed, D deleted',
+    arguments: [CHANGED],
+    settings: [],
+    flags: [],
+    examples: ['firstlight diff /mnt/redis', 'firstlight diff --json /mnt/redis'],
+    load: () => import('./commands/diff.ts'),
+  },
+  {
+    path: ['commit'],
+    text: 'make an image of what a mount has changed: its layers and one more',
+    arguments: [CHANGED, { name: 'NAME:TAG', text: 'name it gets on the server', required: false }],
+    settings: ['token-file'],
+    flags: [
+      { name: 'to', placeholder: 'oci:DIR:TAG', text: 'write it into an OCI layout' },
+      {
+        name: 'base',
+        placeholder: 'SOURCE',
+        text: "where the old image's layers are to be had, for --to (default: the layout; else its files are packed anew)",
+      },
+      { name: 'comment', placeholder: 'TEXT', text: "written into the image's history" },
+    ],
+    examples: [
+      'firstlight commit /mnt/redis redis:7-mine',
+      'firstlight commit /mnt/redis --to oci:./layout:7-mine --base docker://registry.example.com/redis:7',
+    ],
+    load: () => import('./commands/commit.ts'),
+  },
+  {
     path: ['gc'],
     text: 'remove contents that no image uses',
     arguments: [],
@@ -375,6 +409,7 @@ export const COMMANDS: CommandSpec[] = [
       'snapshotter',
       'prepare-timeout',
       'keep-warm',
+      'connections',
       'metrics',
       'platform',
       'wait-timeout',

@@ -17,7 +17,12 @@ export function withStore<T>(dataDir: string, work: (store: ImageStore) => Promi
   return withImageStore({ dataDir, log: makeLogger('serve') }, work);
 }
 
-function openSource(source: Source, platform: string, signal: AbortSignal): Promise<ImageSource> {
+/** Opens an image where a user has named it. */
+export function openSource(
+  source: Source,
+  platform: string,
+  signal: AbortSignal,
+): Promise<ImageSource> {
   switch (source.kind) {
     case 'registry':
       return openRegistry(source.reference, { platform, signal });

@@ -112,12 +112,18 @@ async function blobsOf(directory: string, tag: string | undefined): Promise<Set<
 
 /**
  * An OCI layout as a tar of oci-layout, index.json and the blobs of a tag.
+ * @param without  paths of blobs that the server has
  * @throws FirstlightError `not-found`, `corrupt`
  */
-export async function uploadLayout(directory: string, tag: string | undefined): Promise<Upload> {
+export async function uploadLayout(
+  directory: string,
+  tag: string | undefined,
+  without: ReadonlySet<string> = new Set(),
+): Promise<Upload> {
   const blobs = await blobsOf(directory, tag);
   const files: { name: string; bytes: number }[] = [];
   for (const name of ['oci-layout', 'index.json', ...blobs]) {
+    if (without.has(name)) continue;
     const bytes = await stat(join(directory, name)).then(
       (info) => info.size,
       (error: NodeJS.ErrnoException) => {

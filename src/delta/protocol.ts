@@ -122,6 +122,8 @@ export interface IntakeQuery {
   /** Name that the catalog gives it; where absent, the source's own. */
   name?: string;
   platform?: string;
+  /** `oci`: manifest digest of an image of the catalog whose layers are the first ones of this: their blobs need not be sent. */
+  base?: string;
 }
 
 /** Header of POST /v1/images for `docker`: base64 of RegistryAuth as JSON, the client's own login (as docker's X-Registry-Auth). */

@@ -37,6 +37,8 @@ export interface MergeOptions {
   /** Called for chunks as they are read, at most once for each MiB. */
   onProgress?: (progress: MergeProgress) => void;
   signal?: AbortSignal;
+  /** The tree that the first so many layers make: they are not read. It is changed, and must not be used afterwards. */
+  base?: { root: TreeNode; layers: number };
   /**
    * How many small contents (up to 64 KiB, held in memory) the sink may be given at a time. 1, the
    * default, never calls `put` before the last one has settled.
@@ -64,10 +66,12 @@ export async function mergeImage(
   if (source.layers.length > LAYERS_MAX) {
     throw new FirstlightError('unsupported', `the image has ${source.layers.length} layers`);
   }
-  let root = makeDirectory('', 0);
+  const known = options.base?.layers ?? 0;
+  let root = options.base?.root ?? makeDirectory('', 0);
   let before = 0;
-  const bytes = source.layers.reduce((sum, layer) => sum + layer.bytes, 0);
+  const bytes = source.layers.slice(known).reduce((sum, layer) => sum + layer.bytes, 0);
   for (const [index, layer] of source.layers.entries()) {
+    if (index < known) continue;
     const what = layerName(source, index);
     const progress = (done: number) =>
       options.onProgress?.({

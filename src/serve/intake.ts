@@ -4,9 +4,11 @@
 import type { IntakeEvent } from '../delta/protocol.ts';
 import { Toc } from '../delta/toc.ts';
 import { buildTocInSteps } from '../delta/toc-build.ts';
+import { treeOfToc } from '../delta/toc-tree.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import { mergeImage } from '../image/merge.ts';
 import type { ImageSource } from '../image/source.ts';
+import type { TreeNode } from '../image/tree.ts';
 import type { Logger } from '../log/log.ts';
 import type { BlobBatch, BlobStore } from './blobs.ts';
 import type { BundleCache, LoadedImage } from './bundle-cache.ts';
@@ -22,6 +24,8 @@ export interface IntakeOptions {
   open(signal: AbortSignal): Promise<ImageSource>;
   /** Name in the catalog; where absent, the source's own. */
   name?: string | undefined;
+  /** Manifest digest of an image of the catalog whose layers are the source's first ones: they are not read. */
+  base?: string | undefined;
   /** Told of the progress; 'done' and 'error' are the caller's. */
   onEvent?: ((event: IntakeEvent) => void) | undefined;
   signal?: AbortSignal | undefined;
@@ -106,9 +110,11 @@ export class Intake {
     options: IntakeOptions & { signal: AbortSignal },
   ): Promise<void> {
     const { blobs } = this.#p;
+    const base = options.base === undefined ? undefined : await this.#base(options.base, source);
     const batch = await blobs.openBatch();
     try {
       const { root } = await mergeImage(source, batch, {
+        ...(base === undefined ? {} : { base }),
         signal: options.signal,
         concurrency: PUTS_AT_ONCE,
         onLayer: ({ index, digest }) =>
@@ -128,6 +134,42 @@ export class Intake {
     } finally {
       await batch.abort();
     }
+  }
+
+  /**
+   * The tree of an image that has the source's first layers.
+   * @throws 'not-found'; 'usage' where the layers are others
+   */
+  async #base(digest: string, source: ImageSource): Promise<{ root: TreeNode; layers: number }> {
+    const { catalog, blobs } = this.#p;
+    if ((await catalog.findByDigest(digest)) === undefined) {
+      throw new FirstlightError('not-found', `this server has no image ${digest} to build upon`, {
+        hint: 'send all layers: leave base= out',
+      });
+    }
+    const [toc, digests, manifest, config] = await Promise.all([
+      blobs.readDocument(digest, 'toc'),
+      blobs.readDocument(digest, 'contents'),
+      blobs.readDocument(digest, 'manifest.json'),
+      blobs.readDocument(digest, 'config.json'),
+    ]);
+    const { layers } = JSON.parse(manifest.toString()) as { layers: { digest: string }[] };
+    const { rootfs } = JSON.parse(config.toString()) as { rootfs: { diff_ids: string[] } };
+    const same = layers.every(
+      (layer, i) =>
+        source.layers[i]?.digest === layer.digest &&
+        source.layers[i]?.diffId === rootfs.diff_ids[i],
+    );
+    if (!same) {
+      throw new FirstlightError(
+        'usage',
+        `the first layers of the image are not those of ${digest}`,
+        {
+          hint: 'send all layers: leave base= out',
+        },
+      );
+    }
+    return { root: treeOfToc(new Toc(toc), digests), layers: layers.length };
   }
 
   async #commit(

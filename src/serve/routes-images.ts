@@ -78,6 +78,9 @@ function checkAdd(query: Query): { platform: string } {
     throw new FirstlightError('usage', 'kind=docker needs source=HOST/NAME:TAG');
   }
   if (query.kind === 'docker') parseReference(query.source!);
+  if (query.base !== undefined && query.kind !== 'oci') {
+    throw new FirstlightError('usage', 'base= goes with kind=oci alone');
+  }
   if (query.kind === 'rootfs' && query.name === undefined) {
     throw new FirstlightError('usage', 'a root filesystem has no name of its own', {
       hint: 'give one with name=NAME:TAG',
@@ -122,6 +125,7 @@ export function imageRoutes(app: FastifyInstance, options: ImageRoutesOptions): 
       const image = await store.add({
         open,
         name: query.name,
+        base: query.base,
         signal,
         onEvent: (event) => events.send(event),
       });

@@ -46,6 +46,7 @@ const AddQuery = v.strictObject({
   source: v.optional(text(1024)),
   name: v.optional(reference),
   platform,
+  base: v.optional(digest),
 });
 
 const Auth = v.strictObject({

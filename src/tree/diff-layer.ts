@@ -53,6 +53,24 @@ export function* layerItems(image: TemplateEntry, upper: UpperNode): Generator<L
   yield* inside;
 }
 
+/** Every entry of an image, as one layer of its own. */
+export function* wholeItems(image: TemplateEntry): Generator<LayerItem> {
+  const links = new Map<string, string>();
+  // A stack of our own: a tree can be deeper than the JavaScript stack.
+  const todo = [image];
+  for (let entry = todo.pop(); entry !== undefined; entry = todo.pop()) {
+    const { path } = entry;
+    if (entry.isDirectory) {
+      yield entryItem(entry, path === '' ? './' : `${path}/`);
+      todo.push(...[...entry.children()].reverse());
+      continue;
+    }
+    const place = { path, upper: undefined, moved: entry };
+    const item = fileItem(place, { root: image, links });
+    if (item.type !== 'socket') yield item;
+  }
+}
+
 /** makeSnapshot cannot set the root's time exactly: it does not count as a change. */
 function timesOf(image: TemplateEntry): { mtimeSec: number; mtimeNsec: number } {
   const { mtimeSec, mtimeNsec } = image.attributes();
@@ -106,7 +124,10 @@ function onlyThere(place: Place, state: LayerState): LayerItem[] {
   return [...itemsBelow(hidden, state)];
 }
 
-function fileItem({ upper, moved, path }: Place, state: LayerState): LayerItem {
+function fileItem(
+  { upper, moved, path }: Pick<Place, 'upper' | 'moved' | 'path'>,
+  state: LayerState,
+): LayerItem {
   const item = upper === undefined ? entryItem(moved!, path) : upperItem(upper, path);
   const key = upper === undefined ? templateKey(moved!) : upperKey(upper);
   if (key === undefined) return item;

@@ -559,13 +559,14 @@ test('what was written before the daemon was killed stays until gc', async (t) =
   await must('sh', ['-c', 'echo precious > "$0/etc/mine"; sync', dir]);
   const { id } = await stage.mountStatus(dir);
   process.kill(await stage.daemonPid(), 'SIGKILL');
-  await stage.mount('tiny:1');
+  // Elsewhere: at the same directory it would be found again.
+  const other = await stage.mount('tiny:1', [], 'other');
   const kept = join(stage.root, 'snapshots', id, 'upper/etc/mine');
   t.is(await readFile(kept, 'utf8'), 'precious\n');
   t.is((await stage.json<{ snapshots: number }>(['gc'])).snapshots, 1);
   await t.throwsAsync(stat(kept), { code: 'ENOENT' });
   t.is(
-    await must('cat', [join(dir, 'etc/not-executable')]),
+    await must('cat', [join(other, 'etc/not-executable')]),
     'text\n',
     'the new mount is not touched',
   );

@@ -26,7 +26,7 @@ import { tokenHeader, warnOfPlainText } from '../token.ts';
 import { type Upload, uploadFile, uploadLayout } from '../upload.ts';
 
 /** Shows an intake: a bar on a terminal, lines of JSON for programs, else nothing. */
-class IntakeView {
+export class IntakeView {
   readonly #context: Context;
   #bar: { update(done: number, total: number, note?: string): void; stop(): void } | undefined;
 
@@ -116,15 +116,25 @@ function queryOf(source: Source, name: string | undefined, platform: string | un
   return query;
 }
 
-async function addByServer(
+/** What is sent beside the source. */
+export interface AddToServer {
+  name: string | undefined;
+  platform: string | undefined;
+  /** Manifest digest of an image of the server whose layers are the first ones of this. */
+  base?: string;
+  /** The body, where it is not simply the source. */
+  upload?: Upload;
+}
+
+/** Takes a source in on the server; files of this machine are uploaded. */
+export async function addByServer(
   context: Context,
   source: Source,
-  name: string | undefined,
-  platform: string | undefined,
+  { name, platform, base, upload: given }: AddToServer,
   view: IntakeView,
 ): Promise<ImageSummary> {
   const server = context.settings.text('server');
-  const upload = await uploadOf(source);
+  const upload = given ?? (await uploadOf(source));
   let doneBytes = 0;
   const counter = new Transform({
     transform(chunk: Buffer, _encoding, done) {
@@ -141,7 +151,7 @@ async function addByServer(
   try {
     const body = await askServer(server, API.images, {
       method: 'POST',
-      query: queryOf(source, name, platform),
+      query: { ...queryOf(source, name, platform), ...(base === undefined ? {} : { base }) },
       headers: { ...(await headersOf(context, source)), ...(await tokenHeader(context)) },
       ...(upload === undefined ? {} : { body: upload.stream.pipe(counter) }),
       signal: context.signal,
@@ -175,7 +185,7 @@ export async function run(
   let image: ImageSummary;
   try {
     const data = context.settings.optional('data');
-    if (data === undefined) image = await addByServer(context, source, name, platform, view);
+    if (data === undefined) image = await addByServer(context, source, { name, platform }, view);
     else {
       const { addLocal } = await import('../local-server.ts');
       image = await addLocal(data, source, {
