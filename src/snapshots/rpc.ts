@@ -266,7 +266,10 @@ export class RpcServer {
           }
           call.end();
         },
-        (error: unknown) => call.destroy(Object.assign(new Error(), statusOf(error))),
+        (error: unknown) => {
+          // The library ends the stream with the status of what is emitted.
+          call.emit('error', Object.assign(new Error('the list failed'), statusOf(error)));
+        },
       );
     };
   }
