@@ -45,7 +45,6 @@ int ContentTable::failure_locked(uint32_t content) const {
 
 ContentTable::Outcome ContentTable::park(std::unique_ptr<Parked>& parked) {
   std::lock_guard lock(mutex_);
-  if (parked->owner->closed_) return Outcome::kClosed;
   // Marks change the state before they take the lock to look for waits, so one of the two sides
   // sees the other.
   if (satisfied(*parked)) return Outcome::kReady;
@@ -53,6 +52,8 @@ ContentTable::Outcome ContentTable::park(std::unique_ptr<Parked>& parked) {
     parked->error = failure_locked(parked->content);
     return Outcome::kFailed;
   }
+  // Only now: who uses a mount that was detached still gets what is there.
+  if (parked->owner->closed_) return Outcome::kClosed;
   if (take_early_locked(parked->owner.get(), parked->unique)) parked->interrupted = true;
   waits_[parked->content].push_back(std::move(parked));
   waiting_.fetch_add(1, std::memory_order_relaxed);
