@@ -131,8 +131,8 @@ const CASES: Case[] = [
   ['Getxattr', [5], {}, BYTES, ['getxattr', 42, 'n'], ['replyData', 9, 'value']],
   ['Getxattr', [4], {}, BYTES, ['getxattr', 42, 'n'], ['replyError', 9, 34]],
   ['Getxattr', [0], {}, BYTES, ['getxattr', 42, 'n'], ['replySize', 9, 5]],
-  ['Listxattr', [9], {}, ['a', 'b\xff'], ['listxattr', 42], ['replyData', 9, 'a\0b\xff\0']],
-  ['Listxattr', [0], {}, ['a', 'b\xff'], ['listxattr', 42], ['replySize', 9, 5]],
+  ['Listxattr', [9], {}, ['a', 'b\xff'], ['listxattr', 42, WHO], ['replyData', 9, 'a\0b\xff\0']],
+  ['Listxattr', [0], {}, ['a', 'b\xff'], ['listxattr', 42, WHO], ['replySize', 9, 5]],
   ['Removexattr', [], {}, undefined, ['removexattr', 42, 'n'], ['replyOk', 9]],
   ['Statfs', [], {}, undefined, ['statfs', 'numbers'], ['replyStatfs', 9, 'numbers']],
   [

@@ -312,7 +312,7 @@ const TABLE: Record<keyof typeof UPCALL, Operation> = {
   Getxattr: (server, request) =>
     data(server, request.call, server.tree.getxattr(node(request), request.name), arg(request, 0)),
   Listxattr: (server, request) => {
-    const names = server.tree.listxattr(node(request)).map((name) => `${name}\0`);
+    const names = server.tree.listxattr(node(request), caller(request)).map((name) => `${name}\0`);
     data(server, request.call, Buffer.from(names.join(''), 'latin1'), arg(request, 0));
   },
   Removexattr: ({ native, tree }, request) => {

@@ -26,7 +26,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import fc from 'fast-check';
 import type { Spec } from '../../src/delta/testing.ts';
-import { type Stage, statOf } from '../../src/tree/rw/testing.ts';
+import { ME, type Stage, statOf } from '../../src/tree/rw/testing.ts';
 import type { ModelInode } from '../../src/tree/rw/testing-model.ts';
 import { image, type Operation, operation } from '../../src/tree/rw/testing-operations.ts';
 import { Run } from '../../src/tree/rw/testing-run.ts';
@@ -144,7 +144,7 @@ function dumpTree(s: Stage): string[] {
     let content = '';
     if (type === 0o100000) content = s.readNode(node).toString();
     if (type === 0o120000) content = Buffer.from(s.tree.readlink(node)).toString();
-    const x = s.tree.listxattr(node).map((name) => `${s.tree.getxattr(node, name)}`);
+    const x = s.tree.listxattr(node, ME).map((name) => `${s.tree.getxattr(node, name)}`);
     lines.push(line(path, mode, uid, gid, content, x));
     if (type !== S_IFDIR) return;
     const names = Array.from(s.tree.list(node, 0), ({ name }) => name).sort();

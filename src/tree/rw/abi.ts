@@ -3,6 +3,7 @@
 import { constants } from 'node:os';
 import { Errno } from './operations.ts';
 
+export const O_RDONLY = 0;
 export const O_WRONLY = 0o1;
 export const O_RDWR = 0o2;
 export const O_ACCMODE = 0o3;

@@ -83,9 +83,20 @@ export function attributesOf(core: Core, child: Child, into: Float64Array): void
     else {
       rowAttributes(core, child.row, into);
       into[ATTR.nlink] = child.templateNames;
+      if (child.changedMs > 0) setTime(into, ATTR.ctimeSec, timeAt(child.changedMs));
     }
   }
   into[ATTR.ino] = child.ino;
+}
+
+function timeAt(ms: number): { sec: number; nsec: number } {
+  return { sec: Math.floor(ms / 1000), nsec: Math.round((ms % 1000) * 1e6) };
+}
+
+/** @param slot  of the seconds; the nanoseconds follow */
+function setTime(into: Float64Array, slot: number, time: { sec: number; nsec: number }): void {
+  into[slot] = time.sec;
+  into[slot + 1] = time.nsec;
 }
 
 /** Attributes as they are now, kept. */
@@ -181,20 +192,13 @@ export function hasPrivileges(core: Core, where: Where): boolean {
 
 /** The same changes on what nobody can reach any more but by a descriptor: in memory only. */
 export function applyToLast(last: Float64Array, changes: Changes, nowMs: number): void {
-  const now = { sec: Math.floor(nowMs / 1000), nsec: Math.round((nowMs % 1000) * 1e6) };
+  const now = timeAt(nowMs);
   const time = (change: NonNullable<Changes['atime']>) => (change === 'now' ? now : change);
   if (changes.mode !== undefined)
     last[ATTR.mode] = (last[ATTR.mode]! & S_IFMT) | (changes.mode & S_IPERM);
   if (changes.uid !== undefined) last[ATTR.uid] = changes.uid;
   if (changes.gid !== undefined) last[ATTR.gid] = changes.gid;
-  if (changes.atime !== undefined) {
-    last[ATTR.atimeSec] = time(changes.atime).sec;
-    last[ATTR.atimeNsec] = time(changes.atime).nsec;
-  }
-  if (changes.mtime !== undefined) {
-    last[ATTR.mtimeSec] = time(changes.mtime).sec;
-    last[ATTR.mtimeNsec] = time(changes.mtime).nsec;
-  }
-  last[ATTR.ctimeSec] = now.sec;
-  last[ATTR.ctimeNsec] = now.nsec;
+  if (changes.atime !== undefined) setTime(last, ATTR.atimeSec, time(changes.atime));
+  if (changes.mtime !== undefined) setTime(last, ATTR.mtimeSec, time(changes.mtime));
+  setTime(last, ATTR.ctimeSec, now);
 }

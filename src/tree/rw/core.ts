@@ -15,6 +15,7 @@ import type { Logger } from '../../log/log.ts';
 import { FIRST_OWN_NODE } from '../../native/upcalls.ts';
 import type { NativeUpper } from '../../native/upper.ts';
 import { fail, NAME_MAX } from './abi.ts';
+import { AdoptedFiles } from './adopted.ts';
 import { CopyJobs } from './copy-jobs.ts';
 import { LinkGroups } from './link-groups.ts';
 import { Directory, FileNode, isOwn, type Node } from './node.ts';
@@ -55,6 +56,7 @@ export class Core {
   readonly files = new Map<number, FileNode>();
   readonly groups: LinkGroups;
   readonly copies: CopyJobs;
+  readonly adopted: AdoptedFiles;
   readonly #thawed = new Set<number>();
   #nextNode = FIRST_OWN_NODE;
   #nextWork = 0;
@@ -69,6 +71,7 @@ export class Core {
     this.work = options.work;
     this.groups = new LinkGroups(options.toc);
     this.copies = new CopyJobs(this);
+    this.adopted = new AdoptedFiles(this);
     this.root = this.#addDirectory(0, undefined, '');
     this.root.upper = true;
   }

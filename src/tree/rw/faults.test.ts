@@ -71,7 +71,9 @@ function view(s: Stage): string[] {
   const walk = (path: string, node: number) => {
     const { ino, mode, nlink, uid, gid, size } = statOf(s.tree.getattr(node));
     const isDirectory = (mode & 0o170000) === 0o040000;
-    const xattrs = s.tree.listxattr(node).map((name) => `${name}=${s.tree.getxattr(node, name)}`);
+    const xattrs = s.tree
+      .listxattr(node, ME)
+      .map((name) => `${name}=${s.tree.getxattr(node, name)}`);
     const isFile = (mode & 0o170000) === 0o100000;
     const content = isFile ? s.readNode(node).toString() : '';
     // Inodes that are in no template get whatever number upper/ has for them.

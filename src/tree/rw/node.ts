@@ -40,6 +40,10 @@ export class FileNode {
   backing: 'template' | 'upper';
   /** The kernel may keep its attributes without an end. */
   cached = false;
+  /** How often the tree has opened it for reading. */
+  opensForReading = 0;
+  /** When its number of names in the template became smaller, ms since 1970; 0: never. */
+  changedMs = 0;
 
   constructor(id: number, ino: number, row: number, state: FileState, templateNames = 0) {
     this.id = id;

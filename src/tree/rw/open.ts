@@ -5,7 +5,17 @@
 // image, and a first open for writing gives the file a new node id: the old one answers ESTALE, the
 // kernel looks the name up again, and the old handles keep what they had.
 import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
-import { fail, O_ACCMODE, O_EXCL, O_PATH, O_RDWR, O_TRUNC, S_IFREG, S_IPERM } from './abi.ts';
+import {
+  fail,
+  O_ACCMODE,
+  O_EXCL,
+  O_PATH,
+  O_RDONLY,
+  O_RDWR,
+  O_TRUNC,
+  S_IFREG,
+  S_IPERM,
+} from './abi.ts';
 import { hasPrivileges, killPrivileges, stripsOnWrite, whereIs } from './attr.ts';
 import { type Core, OWN_INO } from './core.ts';
 import { flagsForUpper, hasDefaultAcl, make } from './make.ts';
@@ -75,7 +85,8 @@ function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boole
     core.io.close(fd);
     throw error;
   }
-  forgetCached(core, file, flags);
+  if ((flags & O_ACCMODE) === O_RDONLY) core.adopted.opened(file, where);
+  else forgetCached(core, file, flags);
   return { kind: 'upper', fd, direct, tag: 0 };
 }
 
@@ -84,7 +95,9 @@ function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boole
  * that it keeps without an end must go when a file is opened for that.
  */
 function forgetCached(core: Core, file: FileNode, flags: number): void {
-  if (!file.cached || (flags & O_ACCMODE) !== O_RDWR) return;
+  if ((flags & O_ACCMODE) !== O_RDWR) return;
+  core.adopted.drop(file);
+  if (!file.cached) return;
   file.cached = false;
   core.host.invalidate(file.id, '');
 }

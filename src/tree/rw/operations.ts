@@ -125,7 +125,8 @@ export interface TreeOperations {
   looked(node: number): void;
   parentOf(node: number): Entry;
   getxattr(node: number, attribute: string): Uint8Array;
-  listxattr(node: number): string[];
+  /** Without trusted.*, where the caller is not root. */
+  listxattr(node: number, caller: Caller): string[];
   setxattr(
     node: number,
     attribute: string,

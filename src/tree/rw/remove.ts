@@ -55,6 +55,7 @@ export function nameGone(
 ): void {
   if (file.state === 'template') {
     file.templateNames--;
+    file.changedMs = Date.now();
     if (file.templateNames <= 0) file.state = 'removed-template';
     return;
   }
@@ -63,12 +64,16 @@ export function nameGone(
   if (file.places.size > 0 || farewell === undefined) return;
   file.state = 'removed-upper';
   file.fd = farewell.fd;
-  if (farewell.fd < 0) file.last = farewell.last;
+  if (farewell.fd < 0) {
+    file.last = farewell.last;
+    core.adopted.drop(file);
+  }
   if (isOwn(file.id) && file.lookups === 0) letGo(core, file);
 }
 
 /** Nobody has the file any more. */
 export function letGo(core: Core, file: FileNode): void {
+  core.adopted.drop(file);
   if (file.fd >= 0) {
     file.last = snapshot(core, file);
     core.io.close(file.fd);

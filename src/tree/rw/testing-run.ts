@@ -318,7 +318,7 @@ export class Run {
       gid: stat.gid,
       nlink: stat.nlink,
       mtimeSec: inode.mtimeSec === undefined ? undefined : stat.mtimeSec,
-      xattrs: s.tree.listxattr(node).map((name) => [name, `${s.tree.getxattr(node, name)}`]),
+      xattrs: s.tree.listxattr(node, ME).map((name) => [name, `${s.tree.getxattr(node, name)}`]),
       data: inode.type === 'file' ? s.readNode(node).toString() : '',
       target: inode.type === 'symlink' ? Buffer.from(s.tree.readlink(node)).toString() : '',
     };

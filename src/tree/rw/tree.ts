@@ -168,6 +168,8 @@ export class WritableTree implements TreeOperations {
         applyToLast(node.last ?? new Float64Array(ATTR_SLOTS), changes, Date.now());
         return this.#entry(node, id);
       }
+      // Sizes are doubles here: the largest of all would wrap.
+      if ((changes.size ?? 0) > Number.MAX_SAFE_INTEGER) throw fail('EFBIG', 'truncate');
       core.thaw(id);
       if (node instanceof FileNode) this.#makeReady(node, id, changes);
       else promote(core, node);
@@ -313,8 +315,11 @@ export class WritableTree implements TreeOperations {
     return this.#run((core) => getXattr(core, this.#child(node), attribute));
   }
 
-  listxattr(node: number): string[] {
-    return this.#run((core) => listXattrs(core, this.#child(node)));
+  listxattr(node: number, caller: Caller): string[] {
+    return this.#run((core) => {
+      const names = listXattrs(core, this.#child(node));
+      return caller.uid === 0 ? names : names.filter((name) => !name.startsWith('trusted.'));
+    });
   }
 
   setxattr(

@@ -1,0 +1,201 @@
+// Attributes of the writable tree, extended ones among them: what is inherited, promoted, hidden, lost.
+import { closeSync, existsSync, constants as flags } from 'node:fs';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import ava, { type ExecutionContext } from 'ava';
+import { ATTR } from '../../native/upcalls.ts';
+import { AS_ROOT, errnoOfCall, ME, type Stage, stage, statOf } from './testing.ts';
+
+const test = AS_ROOT ? ava : ava.skip;
+const { O_RDONLY, O_RDWR, O_WRONLY } = flags;
+
+function image(t: ExecutionContext): Stage {
+  const linked = { data: 'linked content', mode: 0o600 };
+  return stage(t, {
+    etc: {
+      entries: {
+        passwd: { data: 'root:x:0:0', mode: 0o640, uid: 1, gid: 2 },
+        link: { type: 'symlink', target: 'passwd', mode: 0o777 },
+        a: linked,
+      },
+    },
+    lib: { entries: { b: linked, sub: { entries: { deep: { data: 'deep' } } } } },
+    fifo: { type: 'fifo' },
+    null: { type: 'char', major: 1, minor: 3 },
+  });
+}
+
+const fails = async (
+  t: ExecutionContext,
+  code: keyof typeof constants.errno,
+  operation: () => unknown,
+) => t.is(await errnoOfCall(operation), constants.errno[code], code);
+
+test('umask, setgid directories and default ACLs reach new files, over whiteouts too', (t) => {
+  const s = image(t);
+  // user::rwx user:42:r-x group::r-x mask::rwx other::r-x
+  const entries = [
+    [1, 7, 0xffffffff],
+    [2, 5, 42],
+    [4, 5, 0xffffffff],
+    [16, 7, 0xffffffff],
+    [32, 5, 0xffffffff],
+  ];
+  const acl = Buffer.alloc(4 + 8 * entries.length);
+  acl.writeUInt32LE(2);
+  entries.forEach(([tag, perm, id], i) => {
+    acl.writeUInt16LE(tag!, 4 + 8 * i);
+    acl.writeUInt16LE(perm!, 6 + 8 * i);
+    acl.writeUInt32LE(id!, 8 + 8 * i);
+  });
+  const caller = { ...ME, uid: 11, gid: 12, umask: 0o077 };
+  t.is(s.create('lib/plain', '', 0o666, caller).mode, 0o100600);
+  s.tree.setattr(s.node('lib'), { mode: 0o2777 });
+  t.like(s.create('lib/group', '', 0o666, caller), { uid: 11, gid: 0 });
+  s.tree.setxattr(s.node('lib'), 'system.posix_acl_default', acl, 0, false);
+  s.unlink('lib/sub/deep');
+  s.rmdir('lib/sub');
+  s.unlink('lib/b');
+  const pairs: [string, string][] = [];
+  const get = (path: string, name: string) => {
+    const node = s.node(path);
+    return s.tree.listxattr(node, ME).includes(name)
+      ? Buffer.from(s.tree.getxattr(node, name)).toString('hex')
+      : 'none';
+  };
+  for (const mode of [0o666, 0o640, 0o7777 & ~0o2000, 0o111]) {
+    s.create('lib/direct', '', mode, caller);
+    s.create('lib/b', '', mode, caller);
+    s.mkdir('lib/directory', mode, caller);
+    s.mkdir('lib/sub', mode, caller);
+    for (const [one, other] of [
+      ['lib/direct', 'lib/b'],
+      ['lib/directory', 'lib/sub'],
+    ] as const) {
+      const { mode: m1, gid: g1, uid: u1 } = s.stat(one);
+      const { mode: m2, gid: g2, uid: u2 } = s.stat(other);
+      t.deepEqual([m1, g1, u1], [m2, g2, u2]);
+      for (const name of ['system.posix_acl_access', 'system.posix_acl_default'])
+        pairs.push([get(one, name), get(other, name)]);
+    }
+    s.unlink('lib/direct');
+    s.unlink('lib/b');
+    s.rmdir('lib/directory');
+    s.rmdir('lib/sub');
+  }
+  t.true(pairs.some(([one]) => one !== 'none'));
+  for (const [one, other] of pairs) t.is(other, one);
+});
+
+test('extended attributes: of the image, own ones, and those that are overlayfs’', async (t) => {
+  const s = stage(t, {
+    f: { data: 'x', xattrs: new Map([['user.a', Buffer.from('1')]]) },
+    d: { entries: {}, xattrs: new Map([['user.d', Buffer.from('d')]]) },
+  });
+  const node = s.node('f');
+  t.deepEqual(s.tree.listxattr(node, ME), ['user.a']);
+  await fails(t, 'ENODATA', () => s.tree.getxattr(node, 'user.b'));
+  await fails(t, 'ENODATA', () => s.go((tree) => tree.removexattr(node, 'user.b')));
+  t.false(existsSync(join(s.upper, 'f')));
+  const set = (name: string, flags = 0) =>
+    s.go((tree) => tree.setxattr(node, name, Buffer.from('2'), flags, false));
+  await set('user.b');
+  await fails(t, 'EEXIST', () => set('user.a', 1));
+  await fails(t, 'ENODATA', () => set('user.c', 2));
+  t.deepEqual(s.tree.listxattr(node, ME).sort(), ['user.a', 'user.b']);
+  t.is(Buffer.from(s.tree.getxattr(node, 'user.a')).toString(), '1');
+  await set('trusted.overlay.opaque');
+  t.true(s.tree.listxattr(node, ME).includes('trusted.overlay.opaque'));
+  await fails(t, 'ENODATA', () => s.tree.getxattr(node, 'trusted.firstlight.origin'));
+  await fails(t, 'EOPNOTSUPP', () => set('trusted.firstlight.origin'));
+  await s.go((tree) => tree.setxattr(s.node('d'), 'user.e', Buffer.from('e'), 0, false));
+  t.deepEqual(s.tree.listxattr(s.node('d'), ME).sort(), ['user.d', 'user.e']);
+  s.reopen();
+  t.deepEqual(s.tree.listxattr(s.node('f'), ME).sort(), [
+    'trusted.overlay.opaque',
+    'user.a',
+    'user.b',
+  ]);
+});
+
+test('symlinks, fifos and devices of the image are promoted as they are', async (t) => {
+  const s = image(t);
+  for (const path of ['etc/link', 'fifo', 'null']) {
+    const before = s.stat(path);
+    await s.go((tree) => tree.setattr(s.node(path), { uid: 9 }));
+    t.deepEqual(s.stat(path), { ...before, uid: 9 });
+  }
+  t.is(Buffer.from(s.tree.readlink(s.node('etc/link'))).toString(), 'passwd');
+  s.reopen();
+  t.is(Buffer.from(s.tree.readlink(s.node('etc/link'))).toString(), 'passwd');
+  t.like(s.stat('null'), { uid: 9, rdev: 0x103, ino: s.node('null') });
+});
+
+test('setuid goes where it must, and such files are not written by passthrough', async (t) => {
+  const s = image(t);
+  s.create('suid', 'x', 0o4755, { ...ME, umask: 0 });
+  await s.open_('suid', O_WRONLY, (_, opened) => t.like(opened, { direct: true }));
+  await s.open_('suid', O_RDONLY, (_, opened) => t.like(opened, { direct: false }));
+  await s.go((tree) => tree.setattr(s.node('suid'), { size: 0, killSuidgid: true }));
+  t.is(s.stat('suid').mode, 0o100755);
+  await s.open_('suid', O_WRONLY, (_, opened) => t.like(opened, { direct: false }));
+});
+
+test('a name of a hard link goes: the time of the last change of the inode is new', (t) => {
+  const s = image(t);
+  s.unlink('etc/a');
+  const { attributes } = s.tree.getattr(s.node('lib/b'));
+  t.true(attributes[ATTR.ctimeSec]! > attributes[ATTR.mtimeSec]!);
+});
+
+test('trusted attributes are listed for root alone', async (t) => {
+  const s = image(t);
+  const node = s.node('etc/passwd');
+  await s.go((tree) => tree.setxattr(node, 'trusted.a', Buffer.from('1'), 0, false));
+  t.deepEqual(s.tree.listxattr(node, ME), ['trusted.a']);
+  t.deepEqual(s.tree.listxattr(node, { ...ME, uid: 1000 }), []);
+});
+
+test('a size that no file can have is refused before anything is copied', async (t) => {
+  const s = image(t);
+  const node = s.node('etc/passwd');
+  await fails(t, 'EFBIG', () => s.go((tree) => tree.setattr(node, { size: 2 ** 63 })));
+  t.false(existsSync(join(s.upper, 'etc')));
+});
+
+test('what is read again and again is left to the session, until somebody writes', async (t) => {
+  const s = image(t);
+  const { node, ino } = s.create('etc/new', 'x');
+  const read = () => s.open_('etc/new', O_RDONLY, () => undefined);
+  await read();
+  await read();
+  t.false(s.host.adopted.has(node));
+  s.host.handles.set(node, 1);
+  await read();
+  t.false(s.host.adopted.has(node), 'somebody may have it mapped');
+  s.host.handles.set(node, 0);
+  await read();
+  t.true(s.host.adopted.has(node));
+  // From now on the kernel keeps its attributes: a mapping for writing makes them go.
+  await s.open_('etc/new', O_RDWR, () => undefined);
+  t.false(s.host.adopted.has(node));
+  t.deepEqual(s.host.invalidations.at(-1), { node, name: '' });
+  t.is(s.stat('etc/new').ino, ino);
+  await read();
+  t.true(s.host.adopted.has(node));
+  s.unlink('etc/new');
+  s.tree.forget(node, 1e6);
+  t.false(s.host.adopted.has(node));
+});
+
+test('attributes of an open file are not to be kept, others are for good', async (t) => {
+  const s = image(t);
+  const { entry, opened } = s.tree.create(s.node('etc'), 'new', O_RDWR, 0o644, ME);
+  t.is(entry.attrValidMs, 0);
+  const { node } = statOf(entry);
+  closeSync(opened.fd);
+  t.is(s.tree.getattr(node).attrValidMs, Number.POSITIVE_INFINITY);
+  s.host.handles.set(node, 1);
+  t.is(s.tree.getattr(node).attrValidMs, 0);
+  t.is(s.tree.getattr(s.node('etc')).attrValidMs, Number.POSITIVE_INFINITY);
+});
