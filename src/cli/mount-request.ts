@@ -82,9 +82,9 @@ export async function mountRequest(
   const platform = formatPlatform(parsePlatform(settings.text('platform')));
   const rw = settings.text('rw') as RwMode;
   const session = settings.text('session') as SessionKind;
-  if (rw === 'fuse') {
-    throw new FirstlightError('unsupported', '--rw fuse is not there yet', {
-      hint: 'use --rw overlay',
+  if (rw === 'fuse' && session === 'fuse-native') {
+    throw new FirstlightError('unsupported', '--rw fuse needs the kernel session', {
+      hint: 'mount without --session fuse-native, or with --rw overlay',
     });
   }
   const trace = options.trace as string | undefined;

@@ -3,7 +3,9 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ErrorKind, FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { treeThread } from '../fuse/tree-thread.ts';
 import type { Logger } from '../log/log.ts';
+import { addonError } from '../native/index.ts';
 import type { Receiver } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { FsInstance } from '../tree/fs-instance.ts';
@@ -211,7 +213,7 @@ export class MountTable {
       template: receiver.template,
       mountPoint: directory,
       source: request.image,
-      rw: request.rw === 'off' ? 'off' : 'overlay',
+      rw: request.rw,
       snapshots: this.#options.store.layout.snapshots,
       resume,
       keep: request.keep === true,
@@ -479,13 +481,17 @@ export class MountTable {
   }
 }
 
-/** @throws FirstlightError `unsupported` for what a later version has */
-function checkModes(request: MountRequest): void {
-  if (request.rw === 'fuse') {
-    throw new FirstlightError('unsupported', '--rw fuse is not there yet', {
-      hint: 'use --rw overlay',
+/** @throws FirstlightError `unsupported` for what the portable session cannot do */
+function checkModes({ rw, session }: MountRequest): void {
+  if (rw !== 'fuse') return;
+  if (session === 'fuse-native' || addonError() !== undefined) {
+    throw new FirstlightError('unsupported', '--rw fuse needs the kernel session', {
+      hint: 'mount without --session fuse-native, or with --rw overlay',
+      cause: addonError(),
     });
   }
+  // It takes some 100 ms, while the header is on its way.
+  treeThread.prepare();
 }
 
 async function mountsNow() {

@@ -13,7 +13,9 @@ export type TreeWorker = Pick<Worker, 'postMessage' | 'terminate' | 'ref' | 'unr
 
 /** Starts a thread of the real kind. */
 function startWorker(): TreeWorker {
-  return new Worker(new URL('./tree-worker.ts', import.meta.url), { name: 'tree' });
+  // Descriptors go from the tree to native, which closes them: Node.js must not.
+  const options = { name: 'tree', trackUnmanagedFds: false };
+  return new Worker(new URL('./tree-worker.ts', import.meta.url), options);
 }
 
 interface Running {

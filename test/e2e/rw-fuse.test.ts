@@ -1,0 +1,162 @@
+// A mount with `--rw fuse` from the command line on: that changes are there, last as long as they
+// should, and leave nothing behind. What each operation does is in writable.test.ts.
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test from 'ava';
+import { listTree, treeDifference } from '../lib/images.ts';
+import { must, run, until } from '../lib/proc.ts';
+import { type SmallImage, smallImage } from '../lib/small-image.ts';
+import { Stage } from '../lib/stage.ts';
+
+/** Everyday changes, of what is in the image and of what is new. */
+const CHANGES = `
+set -eu
+umask 022
+echo new > new
+mkdir -p a/b/c
+echo deep > a/b/c/file
+ln -s ../small/file-000 a/link
+ln small/file-001 a/hard
+echo more >> small/file-002
+: > small/file-003
+rm small/file-004
+mv small/file-005 a/moved
+mv small/file-006 small/file-007
+chmod 600 small/file-008
+chown 12:34 small/file-009
+touch -d @1234567890 small/file-010
+rm -r medium
+mkdir medium
+echo instead > medium/new
+mv lib usr-lib
+cp -a usr-lib lib-copy
+mkfifo a/fifo
+mknod a/null c 1 3
+head -c 3000000 zz-large/twelve-parts > a/copy
+printf x | dd of=zz-large/twelve-parts bs=1 seek=5000000 conv=notrunc status=none
+truncate -s 4000000 usr-lib/liblarge.so
+touch -d @1500000000 . a a/b a/b/c small medium usr-lib lib-copy zz-large new a/b/c/file a/moved a/copy
+touch -d @1500000000 a/hard small/file-002 small/file-003 a/fifo a/null medium/new
+touch -d @1500000000 zz-large/twelve-parts usr-lib/liblarge.so lib-copy/liblarge.so
+touch -h -d @1500000000 a/link
+`;
+
+const shell = (directory: string, script: string) =>
+  must('sh', ['-c', script], { cwd: directory, timeoutMs: 60_000 });
+
+async function imageOn(stage: Stage, rate?: string): Promise<SmallImage> {
+  const image = await smallImage(stage.dir);
+  await stage.serve(rate === undefined ? {} : { rate });
+  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+  return image;
+}
+
+test('everyday changes give the tree that a plain directory has', async (t) => {
+  const stage = await Stage.open(t);
+  await imageOn(stage);
+  const plain = join(stage.dir, 'small-root');
+  const dir = await stage.mount('small:1', ['--rw', 'fuse']);
+  t.deepEqual(treeDifference(await listTree(plain), await listTree(dir)), []);
+  await shell(plain, CHANGES);
+  await shell(dir, CHANGES);
+  const changed = await listTree(plain);
+  t.deepEqual(treeDifference(changed, await listTree(dir)), []);
+  // Also when the kernel has forgotten everything.
+  await must('sh', ['-c', 'echo 2 > /proc/sys/vm/drop_caches']);
+  t.deepEqual(treeDifference(changed, await listTree(dir)), []);
+
+  const { rw, tree } = await stage.mountStatus(dir);
+  t.is(rw, 'fuse');
+  t.true(tree!.upcalls > 20);
+  t.is(tree!.failures, 0);
+  const { damaged } = await stage.json<{ damaged: string[] }>(['verify']);
+  t.deepEqual(damaged, [], 'nothing that the store holds was written to');
+
+  await stage.must(['umount', dir]);
+  t.deepEqual(await readdir(join(stage.root, 'snapshots')), []);
+  const again = await stage.mount('small:1', ['--rw', 'fuse']);
+  await must('test', ['!', '-e', join(again, 'new')]);
+  await stage.must(['umount', again]);
+});
+
+test('two mounts of one image change apart from each other', async (t) => {
+  const stage = await Stage.open(t);
+  await imageOn(stage);
+  const one = await stage.mount('small:1', ['--rw', 'fuse'], 'one');
+  const two = await stage.mount('small:1', ['--rw', 'fuse'], 'two');
+  await shell(one, 'echo one >> small/file-000; rm small/file-001');
+  await shell(two, 'echo two > small/file-001; test "$(wc -c < small/file-000)" = 40960');
+  await shell(one, 'test ! -e small/file-001; test "$(tail -c 4 small/file-000)" = one');
+  await stage.must(['umount', one]);
+  await shell(two, 'test "$(cat small/file-001)" = two');
+  await stage.must(['umount', two]);
+  t.pass();
+});
+
+test('a write to what has not arrived waits for it; one that replaces it does not', async (t) => {
+  const stage = await Stage.open(t);
+  const image = await imageOn(stage, '16mbit');
+  const dir = await stage.mount('small:1', ['--rw', 'fuse']);
+  const before = await stage.mountStatus(dir);
+  t.true(before.bytesDone < before.bytes, 'it is still arriving');
+  await shell(dir, 'echo short > zz-large/twelve-parts');
+  const during = await stage.mountStatus(dir);
+  t.not(during.transfer.state, 'complete', 'what is thrown away was not waited for');
+  await shell(dir, `printf tail >> ${image.library}`);
+  await shell(dir, `test "$(tail -c 4 ${image.library})" = tail`);
+  const library = join(stage.dir, 'small-root', image.library);
+  await must('cmp', ['-n', '3000000', library, join(dir, image.library)]);
+  await shell(dir, 'test "$(cat zz-large/twelve-parts)" = short');
+});
+
+test('unmounted while in use: refused, or lazily with the changes going on', async (t) => {
+  const stage = await Stage.open(t);
+  await imageOn(stage);
+  const dir = await stage.mount('small:1', ['--rw', 'fuse']);
+  const fifo = join(stage.dir, 'go');
+  const said = join(stage.dir, 'said');
+  await must('mkfifo', [fifo]);
+  const script = `cd ${dir} && echo in && read go < ${fifo} && echo late >> small/file-000 && tail -c 5 small/file-000 > ${said}`;
+  const inside = run('sh', ['-c', script], { timeoutMs: 60_000 });
+  await until('somebody is inside', async () => {
+    const { code } = await run('sh', ['-c', `fuser -m ${dir} >/dev/null 2>&1`]);
+    return code === 0 || undefined;
+  });
+  const refused = await stage.run(['umount', dir]);
+  t.is(refused.code, 6);
+  await shell(dir, 'echo still > there');
+  await stage.must(['umount', '--lazy', dir]);
+  await must('sh', ['-c', `echo go > ${fifo}`]);
+  t.is((await inside).code, 0);
+  t.is(await readFile(said, 'utf8'), 'late\n');
+  // As long as the daemon lives, somebody might still write to it.
+  await stage.must(['daemon', '--stop']);
+  await stage.must(['gc']);
+  t.deepEqual(await readdir(join(stage.root, 'snapshots')), []);
+});
+
+test('a full disk is told to the program, harms nothing, and is over when there is room', async (t) => {
+  const stage = await Stage.open(t);
+  await imageOn(stage);
+  const disk = join(stage.dir, 'root');
+  await must('mkdir', [disk]);
+  await must('mount', ['-t', 'tmpfs', '-o', 'size=40m', 'tmpfs', disk]);
+  stage.onClose(async () => {
+    await stage.run(['daemon', '--stop']);
+    await must('umount', [disk]);
+  });
+  const dir = await stage.mount('small:1', ['--rw', 'fuse', '--wait']);
+  await shell(disk, 'head -c 100000000 /dev/zero > ballast || true');
+  for (const command of ['echo x >> zz-large/twelve-parts', 'cp zz-large/twelve-parts copy']) {
+    const { code, stderr } = await run('sh', ['-c', command], { cwd: dir });
+    t.not(code, 0);
+    t.regex(stderr, /No space left/);
+  }
+  const large = join(stage.dir, 'small-root/zz-large/twelve-parts');
+  await must('cmp', [large, join(dir, 'zz-large/twelve-parts')]);
+  await must('rm', [join(disk, 'ballast')]);
+  await shell(
+    dir,
+    'rm -f copy; echo x >> zz-large/twelve-parts; test "$(tail -c 2 zz-large/twelve-parts)" = x',
+  );
+});
