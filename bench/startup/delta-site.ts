@@ -116,7 +116,9 @@ export class DeltaSite {
   /** A daemon at the server's end, where no link stands between it and the server. */
   async #worker(order: Order): Promise<Worker> {
     const root = this.#space.makeDirectory(`site-${order}`);
-    return Worker.start(this.#space, root, this.url(order), [], this.#atServer);
+    return Worker.start(this.#space, root, this.url(order), {
+      within: this.#atServer,
+    });
   }
 
   /** A copy of the first server's data, to which one run of each service is reported. */
@@ -154,7 +156,9 @@ export class DeltaSite {
     if (existsSync(root)) return root;
     this.#space.makeDirectory('settled', `${service.service.name}-${version}.partial`);
     const partial = `${root}.partial`;
-    const worker = await Worker.start(this.#space, partial, this.url('tree'), [], this.#atServer);
+    const worker = await Worker.start(this.#space, partial, this.url('tree'), {
+      within: this.#atServer,
+    });
     const mountPoint = this.#space.makeDirectory('settled-mount');
     await worker.run('mount', this.imageName(service, version), mountPoint, '--wait');
     await worker.run('umount', mountPoint);

@@ -4,6 +4,7 @@
 import { execFile } from 'node:child_process';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { MountStatus } from '../../src/daemon/control.ts';
 import { type Within, Worker } from '../lib/program.ts';
@@ -13,13 +14,15 @@ import type { DeltaSite, Order } from './delta-site.ts';
 import type { Breakdown, Mode, PreparedService, Start, System } from './system.ts';
 
 const run = promisify(execFile);
+/** After these the daemon's connections are there, and have had their first exchange. */
+const CONNECT_ROUND_TRIPS = 4;
 
 export interface FirstlightVariant {
   name: string;
   order: Order;
   modes: readonly Mode[];
-  /** Whether the daemon has its connections to the server, from before. */
-  warm: boolean;
+  /** Whether the daemon has its connections to the server from before: open, and never used. */
+  kept: boolean;
 }
 
 export class FirstlightSystem implements System {
@@ -62,15 +65,17 @@ export class FirstlightSystem implements System {
   }
 
   async warmUp(service: PreparedService, mode: Mode): Promise<void> {
-    const { order, warm } = this.#variant;
+    const { order, kept } = this.#variant;
     const url = this.#site.url(order);
     if (mode !== 'local') {
       const from = mode === 'update' ? 'old' : 'nothing';
       await this.#site.touch(this.#site.bundleUrl(order, service, from));
     }
     const within: Within = (command, args) => this.#wan.atClient(command, args);
-    this.#worker = await Worker.start(this.#space, this.#root!, url, [], within);
-    if (warm) await this.#warmConnections();
+    // A daemon that is told its server connects at once; one that is not, with the first command.
+    const env = kept ? { FIRSTLIGHT_SERVER: url } : { FIRSTLIGHT_SERVER: '' };
+    this.#worker = await Worker.start(this.#space, this.#root!, url, { within, env });
+    if (kept) await sleep(CONNECT_ROUND_TRIPS * this.#wan.spec.rttMs);
     await this.#worker.run('--version');
     await run('runc', ['--version']);
   }
@@ -81,10 +86,6 @@ export class FirstlightSystem implements System {
     const startedAt = Date.now();
     const child = this.#worker!.spawn('run', image, '--runtime', 'runc');
     return { child, startedAt };
-  }
-
-  async #warmConnections(): Promise<void> {
-    throw new Error('not yet');
   }
 
   /** What the daemon has noted of its one mount. */

@@ -20,13 +20,19 @@ export function availableSystems(space: Workspace, wan: Wan, cache: string): Sys
       name: 'firstlight-tree',
       order: 'tree',
       modes: ['deploy'],
-      warm: false,
+      kept: false,
     }),
     new FirstlightSystem(space, wan, site, {
       name: 'firstlight-traced',
       order: 'traced',
       modes: ['deploy', 'update', 'local'],
-      warm: false,
+      kept: false,
+    }),
+    new FirstlightSystem(space, wan, site, {
+      name: 'firstlight-traced-kept',
+      order: 'traced',
+      modes: ['deploy', 'update'],
+      kept: true,
     }),
     new DownloadSystem(space, wan, site),
   ];

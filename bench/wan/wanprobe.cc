@@ -146,7 +146,7 @@ int RunFetch(const Plan& plan) {
   }
   double connect_s = 0, late_s = 0;
   const double start = Seconds(CLOCK_MONOTONIC);
-  const uint64_t late = share(plan.bytes) / 10 * 6;
+  const uint64_t late = share(plan.bytes) / 10 * 3;
   uint64_t late_at = 0;
   each([&](int i) {
     int& sock = socks[static_cast<size_t>(i)];

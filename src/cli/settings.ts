@@ -42,7 +42,7 @@ export const SETTINGS = {
   rw: {
     type: ['overlay', 'fuse', 'off'],
     placeholder: 'MODE',
-    text: 'what takes the writes: overlay or off (fuse is not there yet)',
+    text: 'what takes the writes: overlay (the kernel), fuse (a tree of our own), or off',
     default: 'overlay',
   },
   session: {
@@ -62,6 +62,12 @@ export const SETTINGS = {
     placeholder: 'N',
     text: 'threads for each mount; 0 = one for each CPU, at most 4',
     default: '0',
+  },
+  connections: {
+    type: 'count',
+    placeholder: 'N',
+    text: 'connections that an image comes over at once',
+    default: '8',
   },
   passthrough: {
     type: 'boolean',
@@ -237,7 +243,7 @@ export class Settings {
     return parseDuration(this.text(key)) ?? 0;
   }
 
-  count(key: 'threads'): number {
+  count(key: 'threads' | 'connections'): number {
     return Number(this.text(key));
   }
 

@@ -5,7 +5,7 @@ import { readlink, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
-import type { Receiver } from '../receive/receiver.ts';
+import { deltaClientOf, type Receiver, useConnections } from '../receive/receiver.ts';
 import { SnapshotMetrics } from '../snapshots/metrics.ts';
 import { SnapshotService } from '../snapshots/service.ts';
 import { LayerStore } from '../store/layer-store.ts';
@@ -37,6 +37,10 @@ export interface DaemonOptions {
   signal: AbortSignal;
   /** containerd's snapshotter; undefined: it is none. */
   snapshotter?: SnapshotterOptions | undefined;
+  /** Connections that a bundle comes over at once. */
+  connections: number;
+  /** Delta server to which these connections are made at once and kept; undefined: with the first bundle. */
+  keepServer?: string | undefined;
   /** HOST:PORT at which metrics are read; undefined: nowhere. */
   metrics?: string | undefined;
 }
@@ -115,6 +119,7 @@ export class Daemon {
     const log = makeLogger('daemon');
     const store = await LayerStore.open(options.root, { log: makeLogger('store') });
     try {
+      useConnections(store, options.connections);
       const runtime = runtimeDir(options.root);
       const notes = new Notes(join(runtime, 'mounts'), store.layout.snapshots, log);
       await notes.clearAll();
@@ -135,6 +140,7 @@ export class Daemon {
       const onAbort = () => void daemon.end();
       options.signal.addEventListener('abort', onAbort, { once: true });
       if (options.signal.aborted) onAbort();
+      if (options.keepServer !== undefined) deltaClientOf(store, options.keepServer).keepOpen();
       log.info({ root: options.root, version: options.version }, 'ready');
       return daemon;
     } catch (error) {

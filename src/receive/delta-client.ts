@@ -1,12 +1,13 @@
 // Speaks to one delta server (delta/protocol.ts, docs/PROTOCOL.md): bundles, ranges of them, and
 // which image a name means. What does not live here: retries, and what the bytes mean.
 import type { Readable } from 'node:stream';
-import { Agent, type Dispatcher } from 'undici';
+import { Agent, Client, type Dispatcher } from 'undici';
 import * as v from 'valibot';
 import { API, type ChainImage, type ErrorBody, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
 import { FirstlightError, isErrorKind } from '../errors/errors.ts';
 import { isDigest } from '../store/layout.ts';
 import { BodyReader } from './body-reader.ts';
+import { PIPELINED, type PieceHead, StripedBody } from './striped.ts';
 
 /** Bounds in ms; each is a wait for the next thing to happen, not for the whole. */
 export interface Timeouts {
@@ -46,6 +47,10 @@ export interface DeltaAnswer {
   etag: string;
 }
 
+/** A connection that has carried nothing for this long carries a small exchange, so that it stays open. */
+const KEEP_MS = 25_000;
+const IDLE_CLOSE_MS = { keepAliveTimeout: 60_000, keepAliveMaxTimeout: 600_000 };
+
 /** Most of an error answer that is read. */
 const ERROR_BODY_BYTES = 64 << 10;
 /** Most of a list of images by chain id that is read. */
@@ -57,12 +62,18 @@ export class DeltaClient {
   readonly #origin: string;
   readonly #prefix: string;
   readonly #agent: Agent;
+  /** Those that bundles come over, side by side; made with the first bundle, or by `keepOpen`. */
+  readonly #lanes: { client: Client; usedAt: number }[];
   readonly #timeouts: Timeouts;
+  #keeper: NodeJS.Timeout | undefined;
   /** Shortest time from a request to its answer's head so far, in ms: close to one round trip. */
   roundTripMs: number | undefined;
 
-  /** @throws FirstlightError 'usage' where `server` is no http(s) URL */
-  constructor(server: string, timeouts: Timeouts = DEFAULT_TIMEOUTS) {
+  /**
+   * @param connections  that a bundle comes over at once
+   * @throws FirstlightError 'usage' where `server` is no http(s) URL
+   */
+  constructor(server: string, timeouts: Timeouts = DEFAULT_TIMEOUTS, connections = 1) {
     const url = URL.canParse(server) ? new URL(server) : undefined;
     if (url === undefined || !/^https?:$/.test(url.protocol)) {
       throw new FirstlightError('usage', `"${server}" is not the URL of a delta server`, {
@@ -73,38 +84,128 @@ export class DeltaClient {
     this.#origin = url.origin;
     this.#prefix = url.pathname.replace(/\/+$/, '');
     this.#timeouts = timeouts;
-    this.#agent = new Agent({
+    const options = {
       connect: { timeout: timeouts.connectMs },
       // Idle connections stay: one that has moved bytes needs no slow start the next time.
-      keepAliveTimeout: 60_000,
-      keepAliveMaxTimeout: 600_000,
+      ...IDLE_CLOSE_MS,
       bodyTimeout: timeouts.idleMs,
       headersTimeout: timeouts.headMs,
-      // A bundle is never decoded on the way, and its ranges are counted in its own bytes.
-      pipelining: 1,
-    });
+    };
+    this.#agent = new Agent({ ...options, pipelining: 1 });
+    this.#lanes = Array.from({ length: connections > 1 ? connections : 0 }, () => ({
+      client: new Client(url.origin, { ...options, pipelining: PIPELINED }),
+      usedAt: 0,
+    }));
+  }
+
+  /**
+   * Opens the connections that bundles come over and keeps them open from then on: the next bundle
+   * begins a round trip earlier, and on connections that have grown fast before. Never throws;
+   * a server that is not there now may be later.
+   */
+  keepOpen(): void {
+    if (this.#keeper !== undefined || this.#lanes.length === 0) return;
+    this.#keeper = setInterval(() => this.#touchLanes(), KEEP_MS / 2);
+    this.#keeper.unref();
+    // Those that a bundle is just being asked for over are opened by that.
+    setImmediate(() => this.#touchLanes());
+  }
+
+  #touchLanes(): void {
+    for (const lane of this.#lanes) {
+      if (performance.now() - lane.usedAt < KEEP_MS && lane.usedAt !== 0) continue;
+      const startedAt = performance.now();
+      lane.usedAt = startedAt;
+      const fresh = !lane.client.stats.connected;
+      lane.client
+        .request({ path: this.#prefix + API.health, method: 'GET' })
+        .then(async (answer) => {
+          await answer.body.dump();
+          if (!fresh) this.#tripped(performance.now() - startedAt);
+        })
+        // Whoever asks for a bundle hears of it.
+        .catch(() => undefined);
+    }
   }
 
   /** Asks for a bundle. @throws FirstlightError of the kind that the server or the network gave */
   async delta(request: DeltaRequest, signal?: AbortSignal): Promise<DeltaAnswer> {
-    const answer = await this.#request(
-      'GET',
-      deltaPath(request),
-      {},
-      this.#timeouts.deltaMs,
-      signal,
-    );
+    if (this.#lanes.length > 0) return this.#stripedDelta(request, signal);
+    const { deltaMs } = this.#timeouts;
+    const answer = await this.#request('GET', deltaPath(request), {}, deltaMs, signal);
     await this.#expect(answer, [200]);
+    return { body: this.#reader(answer), ...this.#named(answer) };
+  }
+
+  /** What an answer's head says of its bundle; the connection ends where it says nothing. */
+  #named(answer: PieceHead): Omit<DeltaAnswer, 'body'> {
     const digest = header(answer, IMAGE_DIGEST_HEADER);
     const location = header(answer, 'content-location');
     const etag = header(answer, 'etag');
-    if (!isDigest(digest) || !location.startsWith('/') || !/^"[^"]+"$/.test(etag)) {
-      answer.body.destroy();
-      throw new FirstlightError('corrupt', `${this.server} does not answer as a delta server`, {
-        hint: 'check the URL given as --server',
-      });
+    if (isDigest(digest) && location.startsWith('/') && /^"[^"]+"$/.test(etag)) {
+      return { digest, bundlePath: location, etag };
     }
-    return { body: this.#reader(answer), digest, bundlePath: location, etag };
+    answer.body.on('error', () => undefined);
+    answer.body.destroy();
+    throw new FirstlightError('corrupt', `${this.server} does not answer as a delta server`, {
+      hint: 'check the URL given as --server',
+    });
+  }
+
+  /** The same over all connections that are kept for it. */
+  async #stripedDelta(request: DeltaRequest, signal?: AbortSignal): Promise<DeltaAnswer> {
+    this.keepOpen();
+    let known: Omit<DeltaAnswer, 'body'> | undefined;
+    const body = new StripedBody(0, undefined, {
+      connections: this.#lanes.length,
+      ask: (connection, from, to, abort) =>
+        this.#askPiece(connection, known, deltaPath(request), { from, to }, abort),
+      check: (head) => {
+        // The bundle of a name may become another between two requests.
+        if (head.statusCode === 206 && header(head, 'etag') === known?.etag) return;
+        throw new FirstlightError('unreachable', `${this.server} sends another bundle meanwhile`);
+      },
+      named: (head) => {
+        known = this.#named(head);
+      },
+    });
+    const stop = () => body.destroy(networkError(signal?.reason, this.server));
+    signal?.addEventListener('abort', stop, { once: true });
+    body.once('close', () => signal?.removeEventListener('abort', stop));
+    if (signal?.aborted === true) stop();
+    const head = await body.head;
+    if (head.statusCode === 206 && known !== undefined) {
+      return { body: new BodyReader(body, (error) => networkError(error, this.server)), ...known };
+    }
+    // A server or a proxy that knows no ranges of it sends the whole, or an error.
+    const answer = head as Dispatcher.ResponseData;
+    await this.#expect(answer, [200]);
+    return { body: this.#reader(answer), ...this.#named(answer) };
+  }
+
+  async #askPiece(
+    connection: number,
+    known: Omit<DeltaAnswer, 'body'> | undefined,
+    path: string,
+    { from, to }: { from: number; to: number },
+    signal: AbortSignal,
+  ): Promise<PieceHead> {
+    const lane = this.#lanes[connection]!;
+    lane.usedAt = performance.now();
+    try {
+      return await lane.client.request({
+        path: this.#prefix + (known?.bundlePath ?? path),
+        method: 'GET',
+        headers: {
+          range: `bytes=${from}-${to - 1}`,
+          ...(known === undefined ? {} : { 'if-range': known.etag }),
+        },
+        headersTimeout: this.#timeouts.deltaMs,
+        signal,
+      });
+    } catch (error) {
+      throw networkError(error, this.server);
+    }
   }
 
   /** Manifest digest that the server has for a reference now; gives up after `timeoutMs`. */
@@ -179,12 +280,14 @@ export class DeltaClient {
   ): Promise<Dispatcher.ResponseData> {
     const startedAt = performance.now();
     try {
-      const answer = await this.#agent.request({
+      const answer = await this.#freeConnection().request({
         origin: this.#origin,
         path: this.#prefix + path,
         method,
         headers,
         headersTimeout,
+        // undici would close the connection after a HEAD, for servers that send a body to it.
+        reset: false,
         signal: signal ?? null,
       });
       // A new bundle is computed first: that says nothing of the way.
@@ -193,6 +296,14 @@ export class DeltaClient {
     } catch (error) {
       throw networkError(error, this.server);
     }
+  }
+
+  /** One that is open and has nothing to do, where there is one: it saves a round trip, and often more. */
+  #freeConnection(): Dispatcher {
+    const free = this.#lanes.find(({ client: { stats } }) => stats.connected && stats.size === 0);
+    if (free === undefined) return this.#agent;
+    free.usedAt = performance.now();
+    return free.client;
   }
 
   #tripped(ms: number): void {
@@ -208,8 +319,12 @@ export class DeltaClient {
   }
 
   /** Closes every connection, those at work too. */
-  close(): Promise<void> {
-    return this.#agent.destroy();
+  async close(): Promise<void> {
+    clearInterval(this.#keeper);
+    await Promise.all([
+      this.#agent.destroy(),
+      ...this.#lanes.map(({ client }) => client.destroy()),
+    ]);
   }
 }
 
@@ -219,7 +334,7 @@ function deltaPath({ image, platform, bases }: DeltaRequest): string {
   return `${API.delta}?${query}`;
 }
 
-function header(answer: Dispatcher.ResponseData, name: string): string {
+function header(answer: Pick<PieceHead, 'headers'>, name: string): string {
   const value = answer.headers[name];
   return typeof value === 'string' ? value : '';
 }

@@ -53,12 +53,14 @@ class Shared {
     { image: Promise<SharedImage>; signal: AbortSignal | undefined }
   >();
   readonly clients = new Map<string, DeltaClient>();
+  /** That a bundle comes over at once. */
+  connections = 1;
 
   client(server: string, timeouts: Timeouts): DeltaClient {
     const key = `${server} ${JSON.stringify(timeouts)}`;
     let client = this.clients.get(key);
     if (client === undefined) {
-      client = new DeltaClient(server, timeouts);
+      client = new DeltaClient(server, timeouts, this.connections);
       this.clients.set(key, client);
     }
     return client;
@@ -82,6 +84,11 @@ function sharedOf(store: LayerStore): Shared {
     });
   }
   return shared;
+}
+
+/** Has bundles for this store come over so many connections at once; call it before the first opening. */
+export function useConnections(store: LayerStore, connections: number): void {
+  sharedOf(store).connections = connections;
 }
 
 /** The client that transfers of this store from a server use: its connections are theirs. */

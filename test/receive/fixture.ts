@@ -184,6 +184,8 @@ export class FaultyServer {
   ) => Promise<{ image: TestImage; bundle: EncodedImage } | undefined>;
   /** Bundles that can be had by their own URL. */
   readonly bundles = new Map<string, EncodedImage>();
+  /** Whether ranges of bundles can be asked for by reference, as the real server lets. */
+  deltaRanges = false;
   /** Asked for each request. */
   fault: (request: SeenRequest, index: number) => Fault | undefined = () => undefined;
   readonly #server: Server;
@@ -250,14 +252,22 @@ export class FaultyServer {
       const found = await this.delta(url.searchParams);
       if (found === undefined) return this.#missing(response);
       const { image, bundle } = found;
-      response.writeHead(200, {
-        'content-length': bundle.bytes.length,
+      const total = bundle.bytes.length;
+      const part = this.deltaRanges ? seen.range : undefined;
+      if (part !== undefined && part.from >= total) {
+        response.writeHead(416, { 'content-range': `bytes */${total}` }).end();
+        return;
+      }
+      const { from, to } = { from: part?.from ?? 0, to: Math.min(part?.to ?? total, total) };
+      response.writeHead(part === undefined ? 200 : 206, {
+        'content-length': to - from,
+        ...(part === undefined ? {} : { 'content-range': `bytes ${from}-${to - 1}/${total}` }),
         'content-location': `${API.bundles}/${bundle.id}`,
         etag: fault.etag ?? `"${bundle.id}"`,
         [IMAGE_DIGEST_HEADER]: image.digest,
       });
       if (seen.method === 'HEAD') response.end();
-      else await this.#send(response, bundle.bytes, 0, fault);
+      else await this.#send(response, bundle.bytes.subarray(from, to), from, fault);
       return;
     }
     const bundle = this.bundles.get(seen.path.slice(API.bundles.length + 1));

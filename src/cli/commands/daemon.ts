@@ -97,6 +97,11 @@ export async function run(
       // In the foreground it stays until it is told to go.
       idleMs: background ? context.settings.ms('idle') : Number.POSITIVE_INFINITY,
       signal: context.signal,
+      connections: Math.max(1, context.settings.count('connections')),
+      keepServer:
+        !background && context.settings.isSet('server')
+          ? context.settings.text('server')
+          : undefined,
       // A command starts a daemon for its own mounts only: containerd's is the service's.
       ...(background
         ? {}

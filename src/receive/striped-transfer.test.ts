@@ -1,0 +1,97 @@
+import test from 'ava';
+import { makeImage, noise, someFiles } from '../../test/receive/fixture.ts';
+import { assertWhole, LARGE, makeStage, SMALL } from '../../test/receive/stage.ts';
+import { deltaClientOf, Receiver, useConnections } from './receiver.ts';
+
+const IMAGE = makeImage('striped', {
+  ...someFiles('striped', SMALL),
+  ...someFiles('large', LARGE),
+  big: noise('big', 3_000_000),
+});
+
+test('an image comes over several connections, which stay for the next', async (t) => {
+  const { store, server, root, options } = await makeStage(t, IMAGE);
+  server.deltaRanges = true;
+  useConnections(store, 8);
+  const receiver = await Receiver.open(store, options());
+  await receiver.complete;
+  await assertWhole(t, root, IMAGE);
+  t.true(server.requests.length > 8);
+  t.is(server.connections, 8);
+  t.is(receiver.progress().retries, 0);
+  await receiver.close();
+
+  // The second image finds them.
+  const other = makeImage('other', someFiles('other', SMALL));
+  const { encode } = await import('../../test/receive/fixture.ts');
+  server.serve(other, await encode(other));
+  const second = await Receiver.open(store, options({ ref: 'other:1' }));
+  await second.complete;
+  t.is(server.connections, 8);
+  await second.close();
+});
+
+test('a server that knows no ranges by reference sends it over one connection', async (t) => {
+  const { store, root, options } = await makeStage(t, IMAGE);
+  useConnections(store, 8);
+  const receiver = await Receiver.open(store, options());
+  await receiver.complete;
+  await assertWhole(t, root, IMAGE);
+  await receiver.close();
+});
+
+test('connections that break, stall or bring damaged bytes cost time, and nothing else', async (t) => {
+  const { store, server, root, options } = await makeStage(t, IMAGE);
+  server.deltaRanges = true;
+  server.fault = (_, index) => {
+    if (index === 5 || index === 17) return { cutAfter: 1000 };
+    if (index === 11) return { stallAfter: 500 };
+    if (index !== 9) return undefined;
+    return {
+      damage: (bytes) => {
+        bytes[bytes.length - 1]! ^= 1;
+        return bytes;
+      },
+    };
+  };
+  useConnections(store, 4);
+  const receiver = await Receiver.open(store, options());
+  await receiver.complete;
+  await assertWhole(t, root, IMAGE);
+  await receiver.close();
+});
+
+test('an error of the server is told with its words', async (t) => {
+  const { store, server, options } = await makeStage(t, IMAGE);
+  server.deltaRanges = true;
+  server.delta = async () => undefined;
+  useConnections(store, 8);
+  await t.throwsAsync(Receiver.open(store, options()), { message: 'no such image' });
+});
+
+test('an opening that is given up leaves no request behind', async (t) => {
+  const { store, server, options } = await makeStage(t, IMAGE);
+  server.deltaRanges = true;
+  server.fault = () => ({ stallAfter: 0 });
+  useConnections(store, 8);
+  const stop = new AbortController();
+  const opening = Receiver.open(store, options({ signal: stop.signal }));
+  while (server.requests.length < 8) await new Promise((resolve) => setTimeout(resolve, 5));
+  stop.abort(new Error('enough'));
+  await t.throwsAsync(opening);
+});
+
+test('connections are made before anything is asked for, and a server that is not there is no error', async (t) => {
+  const { store, server } = await makeStage(t, IMAGE);
+  useConnections(store, 3);
+  const client = deltaClientOf(store, server.url);
+  client.keepOpen();
+  client.keepOpen();
+  while (server.requests.length < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+  t.is(server.connections, 3);
+  t.deepEqual(
+    [...new Set(server.requests.map(({ method, path }) => `${method} ${path}`))],
+    ['GET /healthz'],
+  );
+  deltaClientOf(store, 'http://127.0.0.1:9').keepOpen();
+});

@@ -1,0 +1,210 @@
+import { Readable } from 'node:stream';
+import test from 'ava';
+import { noise } from '../../test/receive/fixture.ts';
+import { FirstlightError } from '../errors/errors.ts';
+import { BodyReader } from './body-reader.ts';
+import { type AskPiece, type PieceHead, StripedBody, type StripedOptions } from './striped.ts';
+
+/** What a server would answer for a range of `data`, in small chunks, some time later. */
+function answer(data: Buffer, from: number, to: number): PieceHead {
+  if (from >= data.length) return { statusCode: 416, headers: {}, body: Readable.from([]) };
+  const end = Math.min(to, data.length);
+  const chunks: Buffer[] = [];
+  for (let at = from; at < end; at += 5000)
+    chunks.push(data.subarray(at, Math.min(end, at + 5000)));
+  return {
+    statusCode: 206,
+    headers: { 'content-range': `bytes ${from}-${end - 1}/${data.length}` },
+    body: Readable.from(chunks),
+  };
+}
+
+/** Delays that a seed decides, so that answers overtake each other. */
+function later(seed: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, (seed * 7919) % 7));
+}
+
+interface Asked {
+  connection: number;
+  from: number;
+  to: number;
+}
+
+function stripe(data: Buffer, connections: number, more: Partial<StripedOptions> = {}) {
+  const asked: Asked[] = [];
+  const ask: AskPiece = async (connection, from, to, signal) => {
+    asked.push({ connection, from, to });
+    await later(asked.length);
+    signal.throwIfAborted();
+    return answer(data, from, to);
+  };
+  const options = { connections, ask, check: () => undefined, named: () => undefined, ...more };
+  const body = new StripedBody(0, undefined, options);
+  return { body, asked, reader: new BodyReader(body, (error) => error as Error) };
+}
+
+for (const bytes of [1, 13 << 10, (13 << 10) + 1, 300_000, 4 << 20, (4 << 20) + 1, 9_000_000]) {
+  for (const connections of [2, 8]) {
+    test(`${bytes} bytes over ${connections} connections are the same bytes`, async (t) => {
+      const data = noise('striped', bytes);
+      const { body, reader, asked } = stripe(data, connections);
+      t.is((await body.head).statusCode, 206);
+      t.true((await reader.take(bytes)).equals(data));
+      await reader.end();
+      t.is(new Set(asked.map(({ connection }) => connection)).size, connections);
+      // What exists is asked for once.
+      const sum = asked.reduce(
+        (all, { from, to }) => all + Math.max(0, Math.min(to, bytes) - from),
+        0,
+      );
+      t.is(sum, bytes);
+    });
+  }
+}
+
+test('the first pieces come over all connections, and no connection is asked for more than a few', (t) => {
+  const { body, asked } = stripe(noise('x', 10_000_000), 8);
+  t.is(asked.length, 32);
+  t.deepEqual(
+    asked.slice(0, 8).map(({ connection }) => connection),
+    [0, 1, 2, 3, 4, 5, 6, 7],
+  );
+  t.true(asked.slice(0, 8).every(({ from, to }) => to - from === 13 << 10));
+  body.destroy();
+});
+
+test('a connection that breaks costs its piece only, which the first one brings', async (t) => {
+  const data = noise('breaks', 2_000_000);
+  const asked: Asked[] = [];
+  const { body, reader } = stripe(data, 4, {
+    ask: async (connection, from, to) => {
+      asked.push({ connection, from, to });
+      await later(asked.length);
+      const whole = answer(data, from, to);
+      if (connection !== 2) return whole;
+      const part = data.subarray(from, from + 1000);
+      return {
+        ...whole,
+        body: Readable.from(
+          (async function* () {
+            yield part;
+            throw new FirstlightError('unreachable', 'broken');
+          })(),
+        ),
+      };
+    },
+  });
+  t.is((await body.head).statusCode, 206);
+  t.true((await reader.take(data.length)).equals(data));
+  await reader.end();
+  const again = asked.filter(({ connection }) => connection === 0).map(({ from }) => from);
+  for (const { from } of asked.filter(({ connection }) => connection === 2)) {
+    t.true(again.includes(from + 1000), `the rest of the piece at ${from}`);
+  }
+});
+
+test('connections that cannot be made are done without', async (t) => {
+  const data = noise('refused', 1_000_000);
+  const { body, reader } = stripe(data, 8, {
+    ask: async (connection, from, to) => {
+      if (connection > 0) throw new FirstlightError('unreachable', 'refused');
+      await later(3);
+      return answer(data, from, to);
+    },
+  });
+  t.is((await body.head).statusCode, 206);
+  t.true((await reader.take(data.length)).equals(data));
+  await reader.end();
+});
+
+test('without the first connection there is no answer, and the reason is told', async (t) => {
+  const { body } = stripe(Buffer.alloc(10), 4, {
+    ask: async () => {
+      throw new FirstlightError('unreachable', 'nobody there');
+    },
+  });
+  await t.throwsAsync(body.head, { message: 'nobody there' });
+  t.true(body.destroyed);
+});
+
+test('a piece that never comes ends the whole after a few attempts', async (t) => {
+  const data = noise('never', 500_000);
+  let attempts = 0;
+  const { reader } = stripe(data, 4, {
+    ask: async (_, from, to) => {
+      if (from !== 13 << 10) return answer(data, from, to);
+      attempts++;
+      throw new FirstlightError('unreachable', 'lost');
+    },
+  });
+  t.true(
+    (await reader.take(13 << 10)).equals(data.subarray(0, 13 << 10)),
+    'what came before is given',
+  );
+  await t.throwsAsync(reader.take(1), { message: 'lost' });
+  t.is(attempts, 3);
+});
+
+test('an answer that is no part is left to whoever asked; the others are not read', async (t) => {
+  for (const statusCode of [200, 404]) {
+    let aborted = 0;
+    const { body } = stripe(Buffer.alloc(0), 4, {
+      ask: async (connection, from, _, signal) => {
+        signal.addEventListener('abort', () => aborted++);
+        const text = Readable.from([Buffer.from('whole')]);
+        if (connection > 0 || from > 0) await later(5);
+        return { statusCode, headers: {}, body: text };
+      },
+    });
+    const head = await body.head;
+    t.is(head.statusCode, statusCode);
+    const chunks: Buffer[] = [];
+    for await (const chunk of head.body) chunks.push(chunk as Buffer);
+    t.is(Buffer.concat(chunks).toString(), 'whole');
+    t.is(aborted > 0, statusCode === 200);
+  }
+});
+
+test('another bundle, or another range than was asked for, is an error', async (t) => {
+  const data = noise('other', 200_000);
+  const other = stripe(data, 4, {
+    check: () => {
+      throw new FirstlightError('unreachable', 'another bundle');
+    },
+  });
+  await t.throwsAsync(other.reader.take(data.length), { message: 'another bundle' });
+  const shifted = stripe(data, 4, {
+    ask: async (_, from, to) => answer(data, from === 0 ? 0 : from + 1, to),
+  });
+  await t.throwsAsync(shifted.reader.take(data.length), { message: /another range/ });
+});
+
+test('nothing is broken off at a proper end; everything is where it is given up', async (t) => {
+  const data = noise('end', 30_000);
+  let aborted = 0;
+  const watch = (delay: boolean): AskPiece => {
+    return async (_, from, to, signal) => {
+      signal.addEventListener('abort', () => aborted++);
+      if (delay && from >= data.length) await new Promise((resolve) => setTimeout(resolve, 50));
+      return answer(data, from, to);
+    };
+  };
+  const ended = stripe(data, 4, { ask: watch(true) });
+  await ended.reader.take(data.length);
+  await ended.reader.end();
+  t.is(aborted, 0);
+  const left = stripe(noise('left', 9_000_000), 4, { ask: watch(false) });
+  await left.body.head;
+  left.body.destroy();
+  t.true(aborted > 0);
+});
+
+test('what nobody takes is not asked for without end', async (t) => {
+  const data = noise('slow', 12_000_000);
+  const { body, asked } = stripe(data, 8);
+  await body.head;
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  t.true(body.readableLength < 6 << 20, `${body.readableLength} bytes lie ready`);
+  t.true(asked.length < 60);
+  body.destroy();
+});
