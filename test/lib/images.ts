@@ -10,7 +10,7 @@ export const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url));
 const BUILD = join(REPOSITORY, 'test/images/build.sh');
 const TREE_LIST = join(REPOSITORY, 'test/lib/tree-list.py');
 
-export type TestImage = 'base' | 'redis' | 'layers' | 'python';
+export type TestImage = 'base' | 'redis' | 'layers' | 'python' | 'programs';
 
 /** Directory of a test image; built where the cache lacks it, which may take minutes. */
 export async function testImage(name: TestImage): Promise<string> {

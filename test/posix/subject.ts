@@ -7,7 +7,7 @@ import type { Stage } from '../lib/stage.ts';
 import type { Subject } from './script.ts';
 
 /** The subjects that a run covers; FIRSTLIGHT_SUBJECTS=plain,overlay narrows it. */
-export function wantedSubjects(all: Subject[] = ['plain', 'overlay']): Subject[] {
+export function wantedSubjects(all: Subject[] = ['plain', 'overlay', 'fuse']): Subject[] {
   const wanted = process.env.FIRSTLIGHT_SUBJECTS?.split(',');
   return wanted === undefined ? all : (wanted as Subject[]);
 }

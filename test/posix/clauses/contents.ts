@@ -312,11 +312,11 @@ export const contents: Clause[] = [
     flock a ex
     open c f rw
     lock c posix w 0 2
-    locked a r 0 1 -> ok w
+    locked a r 0 1 -> ok w | fuse/image ok free (10.3)
     locked a r 2 1 -> ok free
     lock c posix r 0 2
     locked a r 0 1 -> ok free
-    locked a w 1 1 -> ok r
+    locked a w 1 1 -> ok r | fuse/image ok free (10.3)
     lock c posix u 0 0
     locked a w 0 9 -> ok free
     open d f rw
@@ -360,9 +360,9 @@ export const contents: Clause[] = [
     lstat @p size -> ok 4
     open r @p r
     read r 9 -> ok =text
-    open w @p rw
-    write w =T
-    read r 9 0 -> ok =Text
+    open w @p rw -> ok | fuse/image ESTALE (10.4)
+    write w =T -> ok 1 | fuse/image EBADF (10.4)
+    read r 9 0 -> ok =Text | fuse/image ok =text (10.4)
     open q d path,dir
     open n @q/n rw,creat
     list d -> ok n

@@ -225,19 +225,22 @@ static void do_given(int argc, char** argv) {
   reply("ok %zu", times);
 }
 
-// getdents NAME BUFFER-BYTES: how many names one call on an open directory gives
+// getdents NAME BUFFER-BYTES [all]: how many names one call on an open directory gives, or all
+// calls up to the end
 static void do_getdents(int argc, char** argv) {
-  (void)argc;
   size_t room = (size_t)number(argv[1]), count = 0;
   char* buffer = malloc(room);
-  long got = syscall(SYS_getdents64, fd_of(argv[0]), buffer, room);
-  for (long i = 0; i < got;) {
-    struct dirent64* entry = (struct dirent64*)(buffer + i);
-    i += entry->d_reclen;
-    given = realloc(given, (given_count + 1) * sizeof *given);
-    given[given_count++] = strdup(entry->d_name);
-    count++;
-  }
+  long got;
+  do {
+    got = syscall(SYS_getdents64, fd_of(argv[0]), buffer, room);
+    for (long i = 0; i < got;) {
+      struct dirent64* entry = (struct dirent64*)(buffer + i);
+      i += entry->d_reclen;
+      given = realloc(given, (given_count + 1) * sizeof *given);
+      given[given_count++] = strdup(entry->d_name);
+      count++;
+    }
+  } while (got > 0 && argc > 2);
   if (got < 0)
     reply_errno();
   else
@@ -252,5 +255,5 @@ const struct command name_commands[] = {
     {"readlink", 1, 2, do_readlink}, {"link", 2, 3, do_link},
     {"rename", 2, 3, do_rename},     {"bind", 1, 1, do_bind},
     {"lax", 1, 1, do_lax},           {"list", 1, 2, do_list},
-    {"getdents", 2, 2, do_getdents}, {"forget", 0, 0, do_forget},
+    {"getdents", 2, 3, do_getdents}, {"forget", 0, 0, do_forget},
     {"given", 1, 1, do_given},       {NULL, 0, 0, NULL}};
