@@ -17,7 +17,7 @@ import {
   UTIME_OMIT,
 } from './abi.ts';
 import type { Child, Core } from './core.ts';
-import { Directory, type Node } from './node.ts';
+import { Directory, FileNode, type Node } from './node.ts';
 import type { Changes, Entry } from './operations.ts';
 
 const BLOCK_BYTES = 4096;
@@ -133,6 +133,7 @@ export function entryOf(core: Core, child: Child, into: Float64Array, id = idOf(
 /** Changes attributes of a file in upper/, in the order in which one would undo another. */
 export function applyChanges(core: Core, node: Node, where: Where, changes: Changes): void {
   const { io } = core;
+  if (node instanceof FileNode) node.privileged = undefined;
   if (changes.size !== undefined) truncate(core, node, where, changes.size);
   if (changes.killSuidgid === true) killPrivileges(core, where);
   if (changes.uid !== undefined || changes.gid !== undefined)

@@ -40,6 +40,8 @@ export class FileNode {
   backing: 'template' | 'upper';
   /** The kernel may keep its attributes without an end. */
   cached = false;
+  /** Whether a write takes setuid, setgid or capabilities away; undefined: not looked yet. */
+  privileged: boolean | undefined;
   /** How often the tree has opened it for reading. */
   opensForReading = 0;
   /** When its number of names in the template became smaller, ms since 1970; 0: never. */

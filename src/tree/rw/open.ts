@@ -16,7 +16,7 @@ import {
   S_IFREG,
   S_IPERM,
 } from './abi.ts';
-import { hasPrivileges, killPrivileges, stripsOnWrite, whereIs } from './attr.ts';
+import { hasPrivileges, killPrivileges, stripsOnWrite, type Where, whereIs } from './attr.ts';
 import { type Core, OWN_INO } from './core.ts';
 import { flagsForUpper, hasDefaultAcl, make } from './make.ts';
 import { type Directory, FileNode } from './node.ts';
@@ -72,7 +72,7 @@ function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boole
   const where = whereIs(core, file);
   if (where === undefined) throw fail('ESTALE', 'removed file');
   const write = writes(flags);
-  const direct = write && hasPrivileges(core, where);
+  const direct = write && isPrivileged(core, file, where);
   const truncate = (flags & O_TRUNC) !== 0;
   const fd = core.io.openFile(
     where.fd,
@@ -88,6 +88,12 @@ function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boole
   if ((flags & O_ACCMODE) === O_RDONLY) core.adopted.opened(file, where);
   else forgetCached(core, file, flags);
   return { kind: 'upper', fd, direct, tag: 0 };
+}
+
+/** Asked once: nothing but the tree gives a file such bits, and native only takes them away. */
+function isPrivileged(core: Core, file: FileNode, where: Where): boolean {
+  file.privileged ??= hasPrivileges(core, where);
+  return file.privileged;
 }
 
 /**
@@ -113,6 +119,7 @@ export function createFile(
 ): { file: FileNode; opened: OpenedUpper } {
   const made = make(core, parent, name, { mode: S_IFREG | (mode & S_IPERM), flags }, caller);
   const file = made.node as FileNode;
+  file.privileged = stripsOnWrite(mode);
   return {
     file,
     opened: { kind: 'upper', fd: made.fd, direct: stripsOnWrite(mode), tag: 0 },

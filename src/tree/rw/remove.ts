@@ -33,11 +33,13 @@ export interface Farewell {
 export function sayFarewell(core: Core, file: FileNode): Farewell | undefined {
   if (file.state !== 'upper' || file.places.size > 1) return undefined;
   const inUse = isOwn(file.id) ? file.lookups > 0 : core.host.openHandles(file.id) > 0;
+  if (inUse) {
+    const { directory, name } = file.place;
+    return { fd: core.io.openFile(core.fd(directory), name, O_PATH), last: undefined };
+  }
   const last = snapshot(core, file);
   last[ATTR.nlink] = 0;
-  if (!inUse) return { fd: -1, last };
-  const { directory, name } = file.place;
-  return { fd: core.io.openFile(core.fd(directory), name, O_PATH), last };
+  return { fd: -1, last };
 }
 
 /** The farewell was not needed. */
@@ -75,7 +77,8 @@ export function nameGone(
 export function letGo(core: Core, file: FileNode): void {
   core.adopted.drop(file);
   if (file.fd >= 0) {
-    file.last = snapshot(core, file);
+    // Under a template's id it can still be asked for.
+    if (file.row >= 0) file.last = snapshot(core, file);
     core.io.close(file.fd);
     file.fd = -1;
   }

@@ -139,7 +139,9 @@ class Scan {
     const several = this.#attributes[ATTR.nlink]! > 1;
     const known = several ? this.#linked.get(ino) : undefined;
     if (known !== undefined) return known;
-    if (core.io.getxattr(fd, name, METACOPY) !== undefined)
+    // A file without its content has a size and no blocks.
+    const hollow = this.#attributes[ATTR.size]! > 0 && this.#attributes[ATTR.blocks] === 0;
+    if (hollow && core.io.getxattr(fd, name, METACOPY) !== undefined)
       throw new FirstlightError('unsupported', 'upper/ has files without their contents', {
         hint: 'it was written by overlayfs with metacopy=on; mount it with --rw overlay',
       });

@@ -45,6 +45,7 @@ function writable(core: Core, node: Node, attribute: string): { at: Where; name:
   promote(core, node);
   const at = whereIs(core, node);
   if (at === undefined) throw fail('ESTALE', 'removed file');
+  if (!(node instanceof Directory)) node.privileged = undefined;
   return { at, name };
 }
 
