@@ -7,7 +7,7 @@ import { dropCaches, takeTurns } from './lib/measure.ts';
 import type { RowWriter } from './lib/rows.ts';
 import type { Workspace } from './lib/workspace.ts';
 
-/** The same tree, four times. */
+/** The same tree, several times. */
 export interface Sides {
   /** As GNU tar unpacked it, on the disk. */
   lower: string;
@@ -15,8 +15,8 @@ export interface Sides {
   baseline: string;
   /** firstlight, `--rw off`: the FUSE mount itself. */
   off: string;
-  /** firstlight, `--rw overlay`: kernel overlayfs over the FUSE mount. */
-  overlay: string;
+  /** firstlight in other ways, by what is put behind the row identifiers. */
+  others: Record<string, string>;
 }
 
 /** One tree to measure. */
@@ -49,17 +49,30 @@ function sampleFiles(lower: string, count: number): string[] {
   return all.filter((_, i) => i % step === 0).slice(0, count);
 }
 
-/** The timed side and its `--rw overlay` sibling against overlayfs; `value` is in `unit`. */
-function addPair(
-  rows: RowWriter,
-  id: string,
-  unit: string,
-  seen: { off: number; overlay: number; baseline: number },
-  budget: number,
-): void {
-  const baseline = { name: BASELINE, value: seen.baseline };
-  rows.add({ row: id, value: seen.off, unit, baseline, better: 'lower', budget });
-  rows.add({ row: `${id}-rw-overlay`, value: seen.overlay, unit, baseline, better: 'lower' });
+/** What each side took, by its name: `baseline`, `off`, or that of another way. */
+type Seen = Record<string, number>;
+
+/** One measurement of every side, taking turns. */
+function onAllSides(
+  rounds: number,
+  { baseline, off, others }: Sides,
+  measure: (root: string) => Promise<number>,
+): Promise<Seen> {
+  const roots = Object.entries({ baseline, off, ...others });
+  return takeTurns(
+    rounds,
+    Object.fromEntries(roots.map(([name, root]) => [name, () => measure(root)])),
+  );
+}
+
+/** The timed side and its siblings against overlayfs; `value` is in `unit`. */
+function addRows(rows: RowWriter, id: string, unit: string, seen: Seen, budget: number): void {
+  const { baseline: value = 0, off = 0, ...others } = seen;
+  const baseline = { name: BASELINE, value };
+  rows.add({ row: id, value: off, unit, baseline, better: 'lower', budget });
+  for (const [name, other] of Object.entries(others)) {
+    rows.add({ row: `${id}-${name}`, value: other, unit, baseline, better: 'lower' });
+  }
 }
 
 async function measureWalk(rows: RowWriter, fsbench: Fsbench, tree: TreeToMeasure): Promise<void> {
@@ -72,18 +85,14 @@ async function measureWalk(rows: RowWriter, fsbench: Fsbench, tree: TreeToMeasur
     return ms;
   };
   const turns = (what: 'dentries' | 'all', rounds: number) =>
-    takeTurns(rounds, {
-      baseline: () => walk(what, tree.sides.baseline),
-      off: () => walk(what, tree.sides.off),
-      overlay: () => walk(what, tree.sides.overlay),
-    });
-  addPair(rows, `${tree.prefix}walk-cold`, 'ms', await turns('dentries', 5), 3);
-  const disk = await turns('all', 3);
+    onAllSides(rounds, tree.sides, (root) => walk(what, root));
+  addRows(rows, `${tree.prefix}walk-cold`, 'ms', await turns('dentries', 5), 3);
+  const { off = 0, baseline = 0 } = await turns('all', 3);
   rows.add({
     row: `${tree.prefix}walk-cold-disk`,
-    value: disk.off,
+    value: off,
     unit: 'ms',
-    baseline: { name: BASELINE, value: disk.baseline },
+    baseline: { name: BASELINE, value: baseline },
     better: 'lower',
   });
 }
@@ -95,21 +104,19 @@ async function measureLarge(
   file: string,
   content: string,
 ): Promise<void> {
-  const seen = await takeTurns(7, {
-    baseline: () => fsbench.read(content, 2),
-    off: () => fsbench.read(join(tree.sides.off, file), 2),
-    overlay: () => fsbench.read(join(tree.sides.overlay, file), 2),
-  });
-  const baseline = { name: 'content file', value: seen.baseline };
+  const {
+    baseline: value = 0,
+    off = 0,
+    ...others
+  } = await onAllSides(7, tree.sides, (root) =>
+    fsbench.read(root === tree.sides.baseline ? content : join(root, file), 2),
+  );
+  const baseline = { name: 'content file', value };
   const id = `${tree.prefix}read-large`;
-  rows.add({ row: id, value: seen.off, unit: 'MB/s', baseline, better: 'higher', budget: 0.95 });
-  rows.add({
-    row: `${id}-rw-overlay`,
-    value: seen.overlay,
-    unit: 'MB/s',
-    baseline,
-    better: 'higher',
-  });
+  rows.add({ row: id, value: off, unit: 'MB/s', baseline, better: 'higher', budget: 0.95 });
+  for (const [name, other] of Object.entries(others)) {
+    rows.add({ row: `${id}-${name}`, value: other, unit: 'MB/s', baseline, better: 'higher' });
+  }
 }
 
 /** Measures one tree and adds its rows. */
@@ -119,21 +126,17 @@ export async function measureTree(
   fsbench: Fsbench,
   tree: TreeToMeasure,
 ): Promise<void> {
-  const { lower, baseline, off, overlay } = tree.sides;
+  const { lower } = tree.sides;
   const many = join(space.directory, `${tree.prefix}many.list`);
   const warm = join(space.directory, `${tree.prefix}warm.list`);
   writeList(many, sampleFiles(lower, MANY_FILES));
   writeList(warm, sampleFiles(lower, WARM_FILES));
 
   const loops = (loop: 'lstat' | 'open', list: string, passes: number, rounds: number) =>
-    takeTurns(rounds, {
-      baseline: () => fsbench[loop](baseline, list, passes),
-      off: () => fsbench[loop](off, list, passes),
-      overlay: () => fsbench[loop](overlay, list, passes),
-    });
-  addPair(rows, `${tree.prefix}lstat-cached`, 'ns', await loops('lstat', many, 5, 9), 1);
-  addPair(rows, `${tree.prefix}open-read-close`, 'ns', await loops('open', warm, 10, 9), 6);
-  addPair(rows, `${tree.prefix}open-read-close-many`, 'ns', await loops('open', many, 1, 3), 6);
+    onAllSides(rounds, tree.sides, (root) => fsbench[loop](root, list, passes));
+  addRows(rows, `${tree.prefix}lstat-cached`, 'ns', await loops('lstat', many, 5, 9), 1);
+  addRows(rows, `${tree.prefix}open-read-close`, 'ns', await loops('open', warm, 10, 9), 6);
+  addRows(rows, `${tree.prefix}open-read-close-many`, 'ns', await loops('open', many, 1, 3), 6);
   if (tree.largeFile !== undefined && tree.largeContent !== undefined) {
     await measureLarge(rows, fsbench, tree, tree.largeFile, tree.largeContent);
   }

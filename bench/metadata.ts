@@ -26,9 +26,12 @@ async function prepare(
   await worker.run('image', 'add', `rootfs:${tar}`, '--name', `${name}:bench`);
   const off = space.makeDirectory(`${name}-off`);
   const overlay = space.makeDirectory(`${name}-rw`);
+  const portable = space.makeDirectory(`${name}-portable`);
   await worker.run('mount', `${name}:bench`, off, '--rw', 'off', '--wait');
   await worker.run('mount', `${name}:bench`, overlay, '--rw', 'overlay', '--wait');
-  return { lower, baseline: space.mountOverlay(`${name}-overlayfs`, lower), off, overlay };
+  await worker.run('mount', `${name}:bench`, portable, '--rw', 'off', '--session', 'fuse-native');
+  const others = { 'rw-overlay': overlay, 'fuse-native': portable };
+  return { lower, baseline: space.mountOverlay(`${name}-overlayfs`, lower), off, others };
 }
 
 async function main(space: Workspace): Promise<void> {
