@@ -2,13 +2,13 @@
 // live here: settings, the daemon's own mounts, and what any part does.
 import { join } from 'node:path';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
-import { kernelSessions } from '../fuse/kernel-session.ts';
 import { layersOf } from '../image/chain.ts';
 import type { Logger } from '../log/log.ts';
 import { deltaClientOf, type Receiver } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { Claims } from './claims.ts';
 import { Directories } from './directories.ts';
+import { Keeper, keeperSocket } from './keeper.ts';
 import type { SnapshotMetrics } from './metrics.ts';
 import { makePrefix } from './prefixes.ts';
 import { Records } from './records.ts';
@@ -59,17 +59,20 @@ export interface PulledImage {
 export class SnapshotService {
   readonly #records: Records;
   readonly #trees: Trees;
+  readonly #keeper: Keeper;
   readonly #rpc: RpcServer;
   readonly #warm: WarmConnection | undefined;
 
   private constructor(
     records: Records,
     trees: Trees,
+    keeper: Keeper,
     rpc: RpcServer,
     warm: WarmConnection | undefined,
   ) {
     this.#records = records;
     this.#trees = trees;
+    this.#keeper = keeper;
     this.#rpc = rpc;
     this.#warm = warm;
   }
@@ -86,19 +89,20 @@ export class SnapshotService {
       const client = server === undefined ? undefined : deltaClientOf(store, server);
       const warm =
         client === undefined ? undefined : new WarmConnection(client, options.keepWarmMs, log);
+      const keeper = new Keeper({
+        socket: keeperSocket(directories.base),
+        logFile: join(directories.base, 'keeper.log'),
+        threads: options.threads,
+        passthrough: options.passthrough,
+        log,
+      });
       const trees = new Trees({
         store,
         directory: directories.images,
         open: options.open,
         release: options.release,
         close: options.close,
-        instance: {
-          makeSession: kernelSessions({
-            threads: options.threads,
-            passthrough: options.passthrough,
-          }),
-          waitTimeoutMs: options.waitTimeoutMs,
-        },
+        instance: { makeSession: keeper.sessions, waitTimeoutMs: options.waitTimeoutMs },
         isUsed: (digest) => records.call('isMounted', digest),
         log,
       });
@@ -123,9 +127,10 @@ export class SnapshotService {
       const parts = { records, directories, trees, claims, store, metrics, makeTree, log };
       const snapshotter = new Snapshotter(parts);
       await snapshotter.recover();
+      await adopt(keeper, trees);
       const rpc = await RpcServer.listen({ socket: options.socket, snapshotter, metrics, log });
       goOn(options, await snapshotter.unfinished());
-      return new SnapshotService(records, trees, rpc, warm);
+      return new SnapshotService(records, trees, keeper, rpc, warm);
     } catch (error) {
       await records.close();
       throw error;
@@ -176,11 +181,21 @@ export class SnapshotService {
     await this.#rpc.close();
   }
 
-  /** Unmounts the images and closes the records; after `stopListening`. */
+  /** Unmounts what no container stands on and closes the records; after `stopListening`. */
   async close(): Promise<void> {
     await this.#trees.endAll();
+    await this.#keeper.close();
     await this.#records.close();
   }
+}
+
+/** Goes on with what an earlier daemon has left mounted. */
+async function adopt(keeper: Keeper, trees: Trees): Promise<void> {
+  const mounts = new Map((await keeper.find()).map((each) => [each.image, each.mountPoint]));
+  // Not waited for: each image is ready as soon as it is open, and what needs it waits for that.
+  void trees.adopt([...mounts.keys()], (digest) =>
+    keeper.unmount(digest, mounts.get(digest) ?? '', true),
+  );
 }
 
 /** The tree of a lower layer: that of an image which ends with it, or made from the registry. */

@@ -1,7 +1,7 @@
 // Images as one read-only mount each, however many containers stand on them: mounted when the first
 // needs it, unmounted when none does. What does not live here: which snapshots stand on which image
 // (records), and how an image is chosen (claims.ts).
-import { mkdir, rmdir } from 'node:fs/promises';
+import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
@@ -166,7 +166,6 @@ export class Trees {
   async #mount(digest: string, receiver: Receiver): Promise<Tree> {
     const { instance: common, store, log } = this.#options;
     const path = this.#pathOf(digest);
-    await mkdir(path, { recursive: true, mode: 0o700 });
     const instance = new FsInstance({
       ...common,
       id: `image-${hexOf(digest).slice(0, 24)}`,
@@ -243,7 +242,24 @@ export class Trees {
     return [...this.#trees].map(([digest, tree]) => ({ digest, ...tree }));
   }
 
-  /** Unmounts everything, by force where it must be. */
+  /**
+   * Goes on with mounts that an earlier daemon has left with the keeper: those that are in use are fetched
+   * for again, the others are unmounted by `drop`.
+   */
+  async adopt(digests: string[], drop: (digest: string) => Promise<void>): Promise<void> {
+    const { isUsed, log } = this.#options;
+    for (const digest of digests) {
+      try {
+        if (!(await isUsed(digest))) await drop(digest);
+        else (await this.hold(digest)).release();
+      } catch (error) {
+        // What has arrived can be read all the same; the next container tries again.
+        log.error({ err: error, image: digest }, 'a mounted image does not go on arriving');
+      }
+    }
+  }
+
+  /** Unmounts what nobody stands on, and leaves the rest to the keeper. */
   async endAll(): Promise<void> {
     this.#ending = true;
     for (const timer of this.#lingering.values()) clearTimeout(timer);
@@ -255,9 +271,8 @@ export class Trees {
     for (const [digest, tree] of this.#trees) {
       this.#trees.delete(digest);
       try {
-        await tree.instance.teardown({ detach: true });
-        await this.#options.release(tree.receiver);
-        await rmdir(tree.path);
+        if (await this.#options.isUsed(digest)) await this.#options.close(tree.receiver);
+        else await this.#takeDown(digest, tree);
       } catch (error) {
         this.#options.log.error({ err: error, image: digest }, 'an image was not taken down');
       }

@@ -64,6 +64,27 @@ export class ContentStates implements NativeTemplate {
     return this.#epoch;
   }
 
+  /** Marks on another table what is marked here. */
+  replay(other: Pick<NativeTemplate, 'markReady' | 'markParts' | 'markFailed'>): void {
+    const ready: number[] = [];
+    const failed = new Map<number, number[]>();
+    for (const [content, state] of this.#states.entries()) {
+      if (state === CONTENT_STATE.RoLayer) ready.push(content);
+      if (state !== CONTENT_STATE.Failed) continue;
+      const errno = this.failure(content);
+      failed.set(errno, [...(failed.get(errno) ?? []), content]);
+    }
+    const parts: number[] = [];
+    for (let part = 0; part < this.#toc.parts; part++) {
+      // Those of a content that is whole have no file of their own any more.
+      if (!this.#hasPart(part)) continue;
+      if (this.state(this.#toc.contentOfPart(part)) === CONTENT_STATE.Partial) parts.push(part);
+    }
+    if (parts.length > 0) other.markParts(Uint32Array.from(parts));
+    if (ready.length > 0) other.markReady(Uint32Array.from(ready));
+    for (const [errno, contents] of failed) other.markFailed(Uint32Array.from(contents), errno);
+  }
+
   /** CONTENT_STATE of one content. */
   state(content: number): number {
     return this.#states[content] ?? CONTENT_STATE.Empty;

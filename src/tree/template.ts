@@ -11,6 +11,12 @@ import { ArrivalWatch } from './arrivals.ts';
 import { ContentStates } from './content-states.ts';
 import { TemplateEntry } from './entry.ts';
 
+/** What keeps up with the contents' arrival somewhere else, such as in another process. */
+export type ContentMarks = Pick<
+  NativeTemplate,
+  'markReady' | 'markParts' | 'markFailed' | 'clearFailed'
+>;
+
 /** Makes the native twin; tests give one that watches. */
 export type NativeTemplateFactory = (options: TemplateOptions) => NativeTemplate;
 
@@ -29,6 +35,7 @@ export class Template {
   readonly digestsPath: string | undefined;
   #users = 1;
   readonly #watches = new Set<ArrivalWatch>();
+  readonly #followers = new Set<ContentMarks>();
 
   /** @param twin  undefined: `states` stands for it */
   constructor(
@@ -73,7 +80,7 @@ export class Template {
 
   /** Marks whole contents readable, and tells those who watch. */
   markReady(contents: Uint32Array): void {
-    this.#both((twin) => twin.markReady(contents));
+    this.#all((twin) => twin.markReady(contents));
     if (this.#watches.size === 0) return;
     const nowMs = performance.now();
     for (const watch of this.#watches) watch.note(contents, nowMs);
@@ -81,17 +88,17 @@ export class Template {
 
   /** Marks arrived parts (numbers through all contents) readable. */
   markParts(parts: Uint32Array): void {
-    this.#both((twin) => twin.markParts(parts));
+    this.#all((twin) => twin.markParts(parts));
   }
 
   /** Marks contents failed: what waits for them, and every later read, ends with `errno` (positive). */
   markFailed(contents: Uint32Array, errno: number): void {
-    this.#both((twin) => twin.markFailed(contents, errno));
+    this.#all((twin) => twin.markFailed(contents, errno));
   }
 
   /** Failed contents are waited for again. */
   clearFailed(contents: Uint32Array): void {
-    this.#both((twin) => twin.clearFailed(contents));
+    this.#all((twin) => twin.clearFailed(contents));
   }
 
   /** Number of requests that wait for contents now, through all sessions. */
@@ -106,6 +113,18 @@ export class Template {
   #both(mark: (twin: NativeTemplate) => void): void {
     mark(this.native);
     if (this.native !== this.states) mark(this.states);
+  }
+
+  #all(mark: (marks: ContentMarks) => void): void {
+    this.#both(mark);
+    for (const follower of this.#followers) mark(follower);
+  }
+
+  /** Gives somebody else the present state of all contents, and every mark from now on until released. */
+  follow(follower: ContentMarks): () => void {
+    this.states.replay(follower);
+    this.#followers.add(follower);
+    return () => this.#followers.delete(follower);
   }
 
   /** Notes arrivals from now on; end it with `unwatchArrivals`. */

@@ -42,13 +42,13 @@ async function startDaemon(stage: Stage, args: string[] = []): Promise<Backgroun
 
 async function world(
   t: ExecutionContext,
-  options: { annotations?: boolean; daemon?: string[] } = {},
+  options: { annotations?: boolean; daemon?: string[]; rate?: string } = {},
 ): Promise<World> {
   const stage = await Stage.open(t);
   const images = await appImages(stage.dir);
   const registry = await startRegistry(stage);
   for (const tag of ['v1', 'v2', 'other']) await push(images.layout, tag, `${registry}/app:${tag}`);
-  const server = await stage.serve();
+  const server = await stage.serve(options.rate === undefined ? {} : { rate: options.rate });
   for (const tag of ['v1', 'v2']) {
     await stage.must(['image', 'add', `docker://${registry}/app:${tag}`]);
   }
@@ -225,4 +225,39 @@ test('commits, views and copies on an image that comes lazily, by ctr', async (t
   t.regex(shown, /lowerdir=\S+\/snapshots\/\d+\/fs:\S+\/images\/[0-9a-f]{24}/);
   await containerd.ctr([...sn, 'rm', 'look']);
   await containerd.remove('writer');
+});
+
+test('containers go on reading while the daemon is stopped or killed, and wait for it where they must', async (t) => {
+  const { stage, registry, containerd, daemon } = await world(t, { rate: '16mbit' });
+  const one = `${registry}/app:v1`;
+  await containerd.pull(one);
+  await containerd.start(one, 'c1');
+  const early = await containerd.exec('c1', ['cat', '/app/version']);
+  t.is(early, 'one\n');
+  const [status] = await pulls(stage);
+  t.is(status?.way, 'lazy');
+
+  const stopped = await daemon.kill('SIGTERM');
+  t.is(stopped.code, 0, stopped.stderr.slice(-2000));
+  t.is(await containerd.exec('c1', ['cat', '/app/version']), 'one\n', 'without a daemon');
+  // Not here yet: it waits, beyond the daemon's absence.
+  const waiting = containerd.exec('c1', ['sh', '-c', 'cat /data/base | wc -c']);
+  const second = await startDaemon(stage);
+  t.is(await waiting, '6000000\n', 'what was waited for came after the restart');
+  t.is(await containerd.run(one, 'c2', ['cat', '/app/version']), 'one\n');
+
+  await second.kill('SIGKILL');
+  t.is(
+    await containerd.exec('c1', ['sh', '-c', 'ls /usr/lib; cat /app/version']),
+    'library\none\n',
+  );
+  const third = await startDaemon(stage);
+  t.regex(third.stderr, /keeper found/);
+  t.is(await containerd.exec('c1', ['sh', '-c', 'wc -c </usr/lib/library']), '3000000\n');
+  t.is(await containerd.run(one, 'c3', ['cat', '/app/version']), 'one\n');
+  t.notRegex(second.stderr + third.stderr, /not connected/);
+  await containerd.remove('c1');
+  await containerd.removeImage(one);
+  await until('nothing is mounted', async () => (await mountsBelow(stage.dir)).length === 0);
+  t.is((await third.kill('SIGTERM')).code, 0);
 });

@@ -222,6 +222,9 @@ disabled_plugins = [
   async #end(): Promise<void> {
     if (this.#process?.running === true) {
       for (const id of await this.containers()) await this.remove(id);
+      // Snapshots go when it collects, which this waits for; else some would be left for its next start.
+      const images = (await this.ctr(['images', 'ls', '-q'])).split('\n').filter(Boolean);
+      if (images.length > 0) await this.ctr(['images', 'rm', '--sync', ...images]);
     }
     await this.stop();
   }

@@ -1,0 +1,269 @@
+// The keeper's process (keeper-protocol.ts says what it is for): `node keeper-main SOCKET`. It holds the
+// mounts and their tables, answers the kernel on native threads, and remembers who waits for what while no
+// daemon is there. It decides nothing. It ends when nothing is mounted and no daemon is connected, or is told to.
+import { chmod, mkdir, readFile, rm } from 'node:fs/promises';
+import { createServer, type Socket } from 'node:net';
+import { makeLogger } from '../log/log.ts';
+import { type NativeSession, type NativeTemplate, native } from '../native/index.ts';
+import {
+  decodeNumbers,
+  KEEPER_VERSION,
+  type KeeperMessage,
+  type KeeperRequest,
+  type KeeperState,
+  type KeptMountOptions,
+  Lines,
+  type MarkMessage,
+  type SessionFeatures,
+} from './keeper-protocol.ts';
+
+/** How often counters are sent, where they have changed. */
+const STATS_MS = 500;
+/** A daemon that is being restarted comes back within this, also where nothing is mounted. */
+const ALONE_MS = 10_000;
+const MNT_DETACH = 2;
+const EIO = 5;
+
+interface Image {
+  template: NativeTemplate;
+  /** Set from the moment it is being mounted. */
+  session?: NativeSession;
+  features?: Promise<SessionFeatures>;
+  mountPoint?: string;
+  /** Parts that were waited for, by content, until it is whole. */
+  wants: Map<number, { first: number; last: number }>;
+  /** The last counters that were sent. */
+  sent: string;
+}
+
+const log = makeLogger('keeper');
+const images = new Map<string, Image>();
+/** Images whose mount point is gone while containers still have them below their own mounts. */
+const detached = new Map<Image, string>();
+const [socketPath = ''] = process.argv.slice(2);
+let daemon: Socket | undefined;
+let alone: NodeJS.Timeout | undefined;
+
+function imagesOf(digest: string): Image[] {
+  const image = images.get(digest);
+  const gone = [...detached].flatMap(([each, of]) => (of === digest ? [each] : []));
+  return image === undefined ? gone : [image, ...gone];
+}
+
+function isIdle(): boolean {
+  return images.size === 0 && detached.size === 0;
+}
+
+function send(message: KeeperMessage): void {
+  if (daemon?.writable === true) daemon.write(`${JSON.stringify(message)}\n`);
+}
+
+/** Ends the process a while after there is nothing left to do. */
+function lookAlone(): void {
+  clearTimeout(alone);
+  if (daemon !== undefined || !isIdle()) return;
+  alone = setTimeout(end, ALONE_MS);
+}
+
+function end(): void {
+  if (!isIdle()) return;
+  void rm(socketPath, { force: true }).finally(() => process.exit(0));
+}
+
+function mark({ image: digest, what, numbers, errno }: MarkMessage): void {
+  const list = decodeNumbers(numbers);
+  for (const image of imagesOf(digest)) {
+    if (what === 'parts') image.template.markParts(list);
+    else if (what === 'failed') image.template.markFailed(list, errno ?? EIO);
+    else if (what === 'clear') image.template.clearFailed(list);
+    else {
+      image.template.markReady(list);
+      for (const content of list) image.wants.delete(content);
+    }
+  }
+}
+
+function wanted(digest: string, image: Image, content: number, first: number, last: number): void {
+  const known = image.wants.get(content) ?? { first, last };
+  const all = { first: Math.min(first, known.first), last: Math.max(last, known.last) };
+  image.wants.set(content, all);
+  send({ event: 'wanted', image: digest, content, first, last });
+}
+
+function forget(digest: string, image: Image): void {
+  if (images.get(digest) === image) images.delete(digest);
+  else if (!detached.delete(image)) return;
+  image.template.close();
+  lookAlone();
+}
+
+/** Unmounts. The session goes on for those who still have it below a mount of their own. */
+async function unmount(digest: string, detach: boolean): Promise<void> {
+  const image = images.get(digest);
+  if (image?.session === undefined) return;
+  await image.session.unmount(detach);
+  if (images.get(digest) !== image) return;
+  images.delete(digest);
+  detached.set(image, digest);
+  log.warn({ image: digest }, 'unmounted, and still in use');
+}
+
+/** Detaches whatever a keeper that was killed has left at a mount point. */
+async function clear(mountPoint: string): Promise<void> {
+  const escaped = mountPoint.replace(
+    /[\\ \t\n]/g,
+    (c) => `\\${c.charCodeAt(0).toString(8).padStart(3, '0')}`,
+  );
+  for (;;) {
+    const mounts = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n');
+    if (!mounts.some((line) => line.split(' ')[4] === escaped)) return;
+    await native().umount(mountPoint, MNT_DETACH);
+  }
+}
+
+async function startSession(
+  digest: string,
+  image: Image,
+  options: KeptMountOptions,
+): Promise<SessionFeatures> {
+  await clear(options.mountPoint);
+  await mkdir(options.mountPoint, { recursive: true, mode: 0o700 });
+  const session = new (native().Session)(image.template, {
+    ...options,
+    allowOther: true,
+    onWanted: (content, first, last) => wanted(digest, image, content, first, last),
+    onTimeout: (content, waitedMs) => send({ event: 'timeout', image: digest, content, waitedMs }),
+    onClosed: (error) => {
+      log[error === undefined ? 'info' : 'error']({ image: digest, error }, 'mount ended');
+      if (images.get(digest) === image) send({ event: 'closed', image: digest, error });
+      forget(digest, image);
+    },
+  });
+  const features = await session.start();
+  image.session = session;
+  log.info({ image: digest, mountPoint: options.mountPoint }, 'mounted');
+  return features;
+}
+
+async function mount(digest: string, options: KeptMountOptions): Promise<SessionFeatures> {
+  const image = images.get(digest);
+  if (image === undefined) throw new Error(`${digest} is not open`);
+  if (image.features === undefined) {
+    image.mountPoint = options.mountPoint;
+    image.features = startSession(digest, image, options);
+    image.features.catch(() => forget(digest, image));
+  }
+  const features = await image.features;
+  // The daemon may be another one than heard of these.
+  for (const [content, { first, last }] of image.wants) {
+    send({ event: 'wanted', image: digest, content, first, last });
+  }
+  return features;
+}
+
+function state(): KeeperState {
+  const mounts = [...images].flatMap(([image, { session, mountPoint }]) =>
+    session === undefined || mountPoint === undefined ? [] : [{ image, mountPoint }],
+  );
+  return { version: KEEPER_VERSION, pid: process.pid, mounts };
+}
+
+async function answer(request: KeeperRequest): Promise<unknown> {
+  switch (request.op) {
+    case 'hello':
+      return state();
+    case 'mount':
+      return mount(request.image, request.options);
+    case 'unmount':
+      return unmount(request.image, request.detach);
+    case 'end':
+      // After the answer.
+      setTimeout(end, 10);
+      return undefined;
+  }
+}
+
+function handle(socket: Socket, request: KeeperRequest): void {
+  if (request.op === 'hello') {
+    // A daemon that was killed may not have been heard to go.
+    if (daemon !== socket) daemon?.destroy();
+    daemon = socket;
+    clearTimeout(alone);
+  }
+  if (request.op === 'open') {
+    if (images.has(request.image)) return;
+    const template = new (native().Template)(request.places);
+    images.set(request.image, { template, wants: new Map(), sent: '' });
+    return;
+  }
+  if (request.op === 'mark') {
+    mark(request);
+    return;
+  }
+  const { seq } = request;
+  answer(request).then(
+    (result) => send({ seq, result: result ?? null }),
+    (error: NodeJS.ErrnoException) =>
+      send({ seq, error: { code: error.code, message: error.message } }),
+  );
+}
+
+function accept(socket: Socket): void {
+  const lines = new Lines();
+  socket.setEncoding('utf8');
+  socket.on('error', () => undefined); // `close` follows.
+  socket.on('close', () => {
+    if (daemon !== socket) return;
+    daemon = undefined;
+    log.info({ mounts: images.size }, 'the daemon has gone');
+    lookAlone();
+  });
+  socket.on('data', (chunk: string) => {
+    for (const line of lines.take(chunk)) {
+      try {
+        handle(socket, JSON.parse(line) as KeeperRequest);
+      } catch (error) {
+        log.error({ err: error }, 'a request was not understood');
+      }
+    }
+  });
+}
+
+function sendStats(): void {
+  for (const [digest, image] of images) {
+    const stats = image.session?.stats();
+    if (stats === undefined || daemon === undefined) continue;
+    const text = JSON.stringify(stats);
+    if (text === image.sent) continue;
+    image.sent = text;
+    send({ event: 'stats', image: digest, stats });
+  }
+}
+
+/** Ends on request where nothing is mounted; containers are not to lose their files by a signal. */
+function onSignal(signal: NodeJS.Signals): void {
+  if (isIdle()) {
+    end();
+    return;
+  }
+  log.warn(
+    { signal, mounts: images.size + detached.size },
+    'not ended: images are mounted for containers',
+  );
+}
+
+for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, onSignal);
+process.on('uncaughtException', (error) => log.error({ err: error }, 'unexpected'));
+process.chdir('/');
+const mask = process.umask(0o177);
+await rm(socketPath, { force: true });
+const server = createServer(accept);
+await new Promise<void>((resolve, reject) => {
+  server.once('error', reject);
+  server.listen(socketPath, resolve);
+});
+process.umask(mask);
+await chmod(socketPath, 0o600);
+setInterval(sendStats, STATS_MS).unref();
+lookAlone();
+log.info({ pid: process.pid }, 'ready');

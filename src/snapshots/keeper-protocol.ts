@@ -1,0 +1,83 @@
+// What the daemon and the keeper say to each other: types only. A line of JSON each, both ways, on a socket
+// that only root may use.
+//
+// The keeper is a process that answers the kernel for the images that containerd's containers stand on, and
+// does nothing else: it outlives the daemon, which can be stopped, killed or replaced while containers run.
+// The daemon fetches; it tells the keeper what has arrived and hears from it what is waited for.
+import type { SessionFeatures, SessionStats, TemplateOptions } from '../native/index.ts';
+
+/** Of a keeper that speaks another version, what is mounted stays, and no more is asked. */
+export const KEEPER_VERSION = 1;
+
+/** How an image is to be mounted. */
+export interface KeptMountOptions {
+  mountPoint: string;
+  source: string;
+  threads: number;
+  waitTimeoutMs: number;
+  passthrough: boolean;
+}
+
+/** Marks of contents or parts; the numbers as little-endian u32 in base64. */
+export interface MarkMessage {
+  op: 'mark';
+  image: string;
+  what: 'ready' | 'parts' | 'failed' | 'clear';
+  numbers: string;
+  /** Of `failed`. */
+  errno?: number;
+}
+
+export type KeeperRequest =
+  /** Answered by the version and what is mounted; the daemon that asked last is the one that hears. */
+  | { op: 'hello'; seq: number }
+  /** Opens the tables of an image; nothing happens where they are open. */
+  | { op: 'open'; image: string; places: TemplateOptions }
+  | MarkMessage
+  /** Mounts; answered by its features. One that is mounted stays as it is. */
+  | { op: 'mount'; seq: number; image: string; options: KeptMountOptions }
+  | { op: 'unmount'; seq: number; image: string; detach: boolean }
+  /** Ends the keeper, unless something is mounted. */
+  | { op: 'end'; seq: number };
+
+/** What `hello` is answered with. */
+export interface KeeperState {
+  version: number;
+  pid: number;
+  mounts: { image: string; mountPoint: string }[];
+}
+
+export type KeeperMessage =
+  | { seq: number; result: unknown }
+  | { seq: number; error: { code: string | undefined; message: string } }
+  /** A reader waits for parts of a content. */
+  | { event: 'wanted'; image: string; content: number; first: number; last: number }
+  /** A wait ended because nothing came. */
+  | { event: 'timeout'; image: string; content: number; waitedMs: number }
+  /** The kernel has ended the mount, or it died of `error`. */
+  | { event: 'closed'; image: string; error?: string | undefined }
+  | { event: 'stats'; image: string; stats: SessionStats };
+
+export type { SessionFeatures, SessionStats };
+
+export function encodeNumbers(numbers: Uint32Array): string {
+  return Buffer.from(numbers.buffer, numbers.byteOffset, numbers.byteLength).toString('base64');
+}
+
+export function decodeNumbers(text: string): Uint32Array {
+  // A copy: a pooled buffer need not begin where a u32 may.
+  const bytes = Uint8Array.from(Buffer.from(text, 'base64'));
+  return new Uint32Array(bytes.buffer, 0, bytes.byteLength >> 2);
+}
+
+/** Cuts a stream of text into lines. */
+export class Lines {
+  #rest = '';
+
+  /** Whole lines so far, without their ends. */
+  take(chunk: string): string[] {
+    const lines = (this.#rest + chunk).split('\n');
+    this.#rest = lines.pop() ?? '';
+    return lines;
+  }
+}

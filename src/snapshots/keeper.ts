@@ -1,0 +1,365 @@
+// The daemon's end of the keeper (keeper-protocol.ts): starts it when something is to be mounted, finds it again
+// after a restart, and lets a mount in it look like any other session. What does not live here: which images are
+// mounted (trees.ts).
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdir, open, rename, stat } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
+import { dirname, extname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { FirstlightError } from '../errors/errors.ts';
+import type { Logger } from '../log/log.ts';
+import { native, type SessionFeatures, type SessionStats } from '../native/index.ts';
+import { MNT_DETACH } from '../store/mounts.ts';
+import type { Accesses, Session, SessionFactory, SessionRequest } from '../tree/session.ts';
+import type { ContentMarks, Template } from '../tree/template.ts';
+import {
+  encodeNumbers,
+  KEEPER_VERSION,
+  type KeeperMessage,
+  type KeeperRequest,
+  type KeeperState,
+  type KeptMountOptions,
+  Lines,
+  type MarkMessage,
+} from './keeper-protocol.ts';
+
+/** A keeper that was just started has so long to listen. */
+const START_MS = 20_000;
+/** Its log begins anew beyond this. */
+const LOG_MAX_BYTES = 1 << 20;
+
+const NO_STATS: SessionStats = {
+  lookups: 0,
+  opens: 0,
+  passthroughOpens: 0,
+  reads: 0,
+  bytesRead: 0,
+  waits: 0,
+  waitedMs: 0,
+  interrupted: 0,
+  timeouts: 0,
+  firstReadAt: 0,
+};
+
+type Asked = Extract<KeeperRequest, { seq: number }>;
+/** A request without its number. */
+type Ask = Asked extends infer R ? (R extends Asked ? Omit<R, 'seq'> : never) : never;
+
+/** Hears of one mount. */
+interface Listener {
+  request: SessionRequest;
+  stats: SessionStats;
+  stop(): void;
+}
+
+export interface KeeperOptions {
+  /** Socket of the keeper. */
+  socket: string;
+  /** File that it logs to. */
+  logFile: string;
+  threads: number;
+  passthrough: boolean;
+  log: Logger;
+}
+
+export class Keeper {
+  readonly #options: KeeperOptions;
+  readonly #pending = new Map<number, PromiseWithResolvers<unknown>>();
+  readonly #listeners = new Map<string, Listener>();
+  #socket: Socket | undefined;
+  #connecting: Promise<void> | undefined;
+  #next = 1;
+  #closed = false;
+
+  constructor(options: KeeperOptions) {
+    this.#options = options;
+  }
+
+  /** Looks for a keeper that an earlier daemon has left; what it has mounted. Empty where there is none. */
+  async find(): Promise<KeeperState['mounts']> {
+    const socket = await tryConnect(this.#options.socket);
+    if (socket === undefined) return [];
+    const { version, pid, mounts } = await this.#use(socket);
+    if (version !== KEEPER_VERSION) {
+      this.#options.log.error(
+        { pid, version },
+        'the images that run containers stand on are kept by another version: restart those containers',
+      );
+      socket.destroy();
+      return [];
+    }
+    if (mounts.length > 0) this.#options.log.info({ pid, mounts: mounts.length }, 'keeper found');
+    return mounts;
+  }
+
+  async #use(socket: Socket): Promise<KeeperState> {
+    const lines = new Lines();
+    socket.setEncoding('utf8');
+    socket.on('error', () => undefined); // `close` follows.
+    socket.on('close', () => this.#lost(socket));
+    socket.on('data', (chunk: string) => {
+      for (const line of lines.take(chunk)) this.#hear(JSON.parse(line) as KeeperMessage);
+    });
+    // Its work goes on by itself: it holds no daemon up that wants to end.
+    socket.unref();
+    this.#socket = socket;
+    return (await this.#ask({ op: 'hello' })) as KeeperState;
+  }
+
+  /** Connects, and starts a keeper where there is none. */
+  #connected(): Promise<void> {
+    if (this.#socket !== undefined) return Promise.resolve();
+    this.#connecting ??= this.#connect().finally(() => {
+      this.#connecting = undefined;
+    });
+    return this.#connecting;
+  }
+
+  async #connect(): Promise<void> {
+    const { socket: path, log } = this.#options;
+    let socket = await tryConnect(path);
+    if (socket === undefined) {
+      const ended = await this.#start();
+      const deadline = Date.now() + START_MS;
+      while (socket === undefined) {
+        socket = await tryConnect(path);
+        if (socket !== undefined) break;
+        if (ended.code !== undefined || Date.now() > deadline) {
+          throw new FirstlightError('internal', 'the process that keeps mounts does not start', {
+            hint: `see ${this.#options.logFile}`,
+          });
+        }
+        await sleep(10);
+      }
+    }
+    const { pid } = await this.#use(socket);
+    log.info({ pid }, 'keeper connected');
+  }
+
+  async #start(): Promise<{ code: number | undefined }> {
+    const { socket, logFile } = this.#options;
+    await mkdir(dirname(socket), { recursive: true, mode: 0o700 });
+    const bytes = await stat(logFile).then(
+      ({ size }) => size,
+      // The first one.
+      () => 0,
+    );
+    if (bytes > LOG_MAX_BYTES) await rename(logFile, `${logFile}.old`);
+    const file = fileURLToPath(
+      new URL(`./keeper-main${extname(import.meta.url)}`, import.meta.url),
+    );
+    const output = await open(logFile, 'a', 0o600);
+    const { NOTIFY_SOCKET: _, ...env } = process.env;
+    // A session and group of its own: what ends the daemon's terminal or group does not end it.
+    const child = spawn(process.execPath, [file, socket], {
+      detached: true,
+      stdio: ['ignore', output.fd, output.fd],
+      cwd: '/',
+      env,
+    });
+    const ended: { code: number | undefined } = { code: undefined };
+    child.once('error', () => {
+      ended.code = -1;
+    });
+    child.once('exit', (code) => {
+      ended.code = code ?? -1;
+    });
+    child.unref();
+    await output.close();
+    return ended;
+  }
+
+  #lost(socket: Socket): void {
+    if (this.#socket !== socket) return;
+    this.#socket = undefined;
+    const error = new FirstlightError('internal', 'the process that keeps mounts has gone', {
+      hint: `see ${this.#options.logFile}`,
+    });
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
+    if (this.#closed) return;
+    for (const image of [...this.#listeners.keys()]) this.#end(image, error.message);
+  }
+
+  #end(image: string, error: string | undefined): void {
+    const listener = this.#listeners.get(image);
+    this.#listeners.delete(image);
+    listener?.stop();
+    listener?.request.onClosed(error);
+  }
+
+  #hear(message: KeeperMessage): void {
+    if ('seq' in message) {
+      const pending = this.#pending.get(message.seq);
+      this.#pending.delete(message.seq);
+      if ('result' in message) pending?.resolve(message.result);
+      else {
+        const { code, message: text } = message.error;
+        pending?.reject(Object.assign(new Error(text), { code }));
+      }
+      return;
+    }
+    const listener = this.#listeners.get(message.image);
+    if (listener === undefined) return;
+    if (message.event === 'wanted') {
+      listener.request.onWanted(message.content, message.first, message.last);
+    } else if (message.event === 'timeout') {
+      listener.request.onTimeout(message.content, message.waitedMs);
+    } else if (message.event === 'stats') {
+      listener.stats = message.stats;
+    } else {
+      this.#end(message.image, message.error);
+    }
+  }
+
+  #send(request: KeeperRequest): void {
+    this.#socket?.write(`${JSON.stringify(request)}\n`);
+  }
+
+  #ask(request: Ask): Promise<unknown> {
+    if (this.#socket === undefined) {
+      return Promise.reject(new FirstlightError('internal', 'no process keeps mounts'));
+    }
+    const seq = this.#next++;
+    const pending = Promise.withResolvers<unknown>();
+    this.#pending.set(seq, pending);
+    this.#send({ ...request, seq } as KeeperRequest);
+    return pending.promise;
+  }
+
+  /** Makes sessions of one image in the keeper. */
+  readonly sessions: SessionFactory = (template, request) =>
+    new KeptSession(this, template, request);
+
+  /** Mounts an image, or takes over its mount where it is there. */
+  async mount(template: Template, request: SessionRequest): Promise<SessionFeatures> {
+    await this.#connected();
+    const { digest: image, places } = template;
+    if (places === undefined) throw new FirstlightError('internal', 'the image is in no store');
+    this.#send({ op: 'open', image, places });
+    // One whose mount point is gone while it was in use: from here on this one follows for both.
+    this.#listeners.get(image)?.stop();
+    const stop = template.follow(this.#marks(image));
+    this.#listeners.set(image, { request, stats: NO_STATS, stop });
+    const { mountPoint, source, waitTimeoutMs } = request;
+    const { threads, passthrough } = this.#options;
+    const lanes = threads === 0 ? Math.min(4, navigator.hardwareConcurrency) : threads;
+    const options: KeptMountOptions = {
+      mountPoint,
+      source,
+      waitTimeoutMs,
+      threads: lanes,
+      passthrough,
+    };
+    try {
+      return (await this.#ask({ op: 'mount', image, options })) as SessionFeatures;
+    } catch (cause) {
+      this.#listeners.delete(image);
+      stop();
+      const why = (cause as Error).message;
+      throw new FirstlightError('internal', `${mountPoint} cannot be mounted: ${why}`, { cause });
+    }
+  }
+
+  #marks(image: string): ContentMarks {
+    const mark = (what: MarkMessage['what'], numbers: Uint32Array, errno?: number) =>
+      this.#send({
+        op: 'mark',
+        image,
+        what,
+        numbers: encodeNumbers(numbers),
+        ...(errno === undefined ? {} : { errno }),
+      });
+    return {
+      markReady: (contents) => mark('ready', contents),
+      markParts: (parts) => mark('parts', parts),
+      markFailed: (contents, errno) => mark('failed', contents, errno),
+      clearFailed: (contents) => mark('clear', contents),
+    };
+  }
+
+  /** Unmounts an image. One that is gone is success. */
+  async unmount(image: string, mountPoint: string, detach: boolean): Promise<void> {
+    if (this.#socket !== undefined) {
+      await this.#ask({ op: 'unmount', image, detach });
+      return;
+    }
+    // Its keeper has died, and so has the mount: nothing answers, and nothing is waited for.
+    await native()
+      .umount(mountPoint, MNT_DETACH)
+      .catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== 'EINVAL' && error.code !== 'ENOENT') throw error;
+      });
+  }
+
+  /** Counters of an image's mount, half a second old at most. */
+  stats(image: string): SessionStats {
+    return this.#listeners.get(image)?.stats ?? NO_STATS;
+  }
+
+  /** Lets go of the keeper; what is mounted stays. It ends where nothing is. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const { stop } of this.#listeners.values()) stop();
+    if (this.#socket === undefined) return;
+    // It refuses where something is mounted.
+    await this.#ask({ op: 'end' }).catch((error: unknown) => {
+      this.#options.log.debug({ err: error }, 'the keeper did not answer');
+    });
+    this.#socket?.destroy();
+  }
+}
+
+/** One mount in the keeper, as the tree knows mounts. */
+class KeptSession implements Session {
+  readonly #keeper: Keeper;
+  readonly #template: Template;
+  readonly #request: SessionRequest;
+
+  constructor(keeper: Keeper, template: Template, request: SessionRequest) {
+    this.#keeper = keeper;
+    this.#template = template;
+    this.#request = request;
+  }
+
+  start(): Promise<SessionFeatures> {
+    return this.#keeper.mount(this.#template, this.#request);
+  }
+
+  unmount(detach: boolean): Promise<void> {
+    return this.#keeper.unmount(this.#template.digest, this.#request.mountPoint, detach);
+  }
+
+  stats(): SessionStats {
+    return this.#keeper.stats(this.#template.digest);
+  }
+
+  /** What containers read is recorded by the daemon's own mounts only. */
+  setTracing(): void {}
+
+  takeTrace(): Accesses {
+    return { accesses: [], lost: 0 };
+  }
+}
+
+/** A connection, or undefined where nobody listens. */
+function tryConnect(path: string): Promise<Socket | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => resolve(socket));
+    socket.once('error', () => resolve(undefined));
+  });
+}
+
+/** Longest path that a socket address takes is 107 bytes (unix(7)). */
+const SOCKET_PATH_MAX_BYTES = 107;
+
+/** Where the keeper of a base directory listens: there, or where that is too long for a socket, below /run. */
+export function keeperSocket(base: string): string {
+  const path = join(base, 'keeper.sock');
+  if (Buffer.byteLength(path) <= SOCKET_PATH_MAX_BYTES) return path;
+  const key = createHash('sha256').update(base).digest('hex').slice(0, 12);
+  return join('/run/firstlight', `keeper-${key}.sock`);
+}
