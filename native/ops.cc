@@ -72,7 +72,8 @@ constexpr Operation kOperations[] = {
      nullptr, op_copy_file_range},
     {FUSE_SYNCFS, "SYNCFS", 0, never_ask_again, kTree, decode_plain},
     {FUSE_TMPFILE, "TMPFILE", sizeof(fuse_create_in), read_only, kTree, decode_tmpfile},
-    {abi::kOpStatx, "STATX", sizeof(abi::StatxIn), never_ask_again, kDiverging, decode_statx},
+    {abi::kOpStatx, "STATX", sizeof(abi::StatxIn), never_ask_again, kDiverging, decode_statx,
+     op_statx_diverged},
     {abi::kOpCopyFileRange64, "COPY_FILE_RANGE_64", sizeof(fuse_copy_file_range_in), read_only,
      kNative, nullptr, op_copy_file_range},
 };

@@ -95,6 +95,7 @@ int op_lookup(const Context&);
 int op_getattr(const Context&);
 int op_getattr_diverged(const Context&);
 int op_statx(const Context&);
+int op_statx_diverged(const Context&);
 int op_readlink(const Context&);
 int op_readdir(const Context&);
 int op_readdirplus(const Context&);

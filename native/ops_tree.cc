@@ -3,6 +3,7 @@
 // nodeid and st_ino are the row of the inode + 1 (the root is FUSE_ROOT_ID), the generation is 0:
 // they mean the same in every session of the image.
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -166,6 +167,28 @@ int op_getattr_diverged(const Context& c) {
     c.send(&out, sizeof out);
   });
   return answered && !failed ? kAnswered : send_upcall(c, decode_getattr);
+}
+
+int op_statx_diverged(const Context& c) {
+  bool failed = false;
+  bool answered = c.session.adopted().with(c.node(), [&](const AdoptedFile& file) {
+    struct stat st;
+    struct statx born;
+    int fd = file.fd->get();
+    failed = fstat(fd, &st) != 0 || statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &born) != 0;
+    if (failed) return;
+    fuse_attr attr;
+    fill_from_stat(st, file.ino, &attr);
+    abi::StatxOut out;
+    fill_statx(attr, &out);
+    out.attr_valid = kForever;
+    if ((born.stx_mask & STATX_BTIME) != 0) {
+      out.mask |= STATX_BTIME;
+      out.btime = {born.stx_btime.tv_sec, born.stx_btime.tv_nsec, 0};
+    }
+    c.send(&out, sizeof out);
+  });
+  return answered && !failed ? kAnswered : send_upcall(c, decode_statx);
 }
 
 // What GETATTR says, and no birth time: an image has none.

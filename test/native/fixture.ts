@@ -206,15 +206,18 @@ export class Fixture {
       waitTimeoutMs?: number;
       threads?: number;
       tracing?: boolean;
+      writable?: boolean;
     } = {},
   ): Promise<{ points: string[]; features: SessionFeatures[] }> {
-    const { ready, count, ...session } = options;
+    const { ready, count, writable, ...session } = options;
     const mounts: MountRequest['mounts'] = [];
     for (let i = 0; i < (count ?? 1); i++) {
       const mountPoint = join(this.dir, `mnt${i}`);
       await mkdir(mountPoint, { recursive: true });
       this.#mountPoints.push(mountPoint);
-      mounts.push({ mountPoint, ...session });
+      const upper = join(this.dir, `upper${i}`);
+      if (writable === true) await mkdir(upper, { recursive: true });
+      mounts.push({ mountPoint, ...session, ...(writable === true ? { upper } : {}) });
     }
     await this.startChild();
     const request: MountRequest = {

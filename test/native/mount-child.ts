@@ -2,6 +2,7 @@
 // the IPC channel, and never touches its own mount. The parent does the file operations.
 import type { NativeSession, NativeTemplate } from '../../src/native/index.ts';
 import { native } from '../../src/native/index.ts';
+import { ToyTree } from './toy-tree.ts';
 
 /** What the child needs to mount; `mounts` share one template. */
 export interface MountRequest {
@@ -16,6 +17,8 @@ export interface MountRequest {
     waitTimeoutMs?: number;
     passthrough?: boolean;
     tracing?: boolean;
+    /** Directory of a ToyTree's files; the mount is writable then. */
+    upper?: string;
   }[];
 }
 
@@ -28,6 +31,7 @@ export type Command =
   | { do: 'unmount'; mount: number; detach: boolean }
   | { do: 'abort' | 'stats' | 'takeTrace'; mount: number }
   | { do: 'setTracing'; mount: number; on: boolean }
+  | { do: 'toy'; mount: number; call: string; args: unknown[] }
   | { do: 'loadOnly'; toc: string; digests: string; dir: string };
 
 export type ChildEvent =
@@ -38,6 +42,7 @@ export type ChildEvent =
 let template: NativeTemplate | undefined;
 const sessions: NativeSession[] = [];
 const events: ChildEvent[] = [];
+const toys: (ToyTree | undefined)[] = [];
 
 async function mount(request: MountRequest): Promise<unknown> {
   template = new (native().Template)({
@@ -56,12 +61,18 @@ async function mount(request: MountRequest): Promise<unknown> {
       waitTimeoutMs: options.waitTimeoutMs ?? 20_000,
       passthrough: options.passthrough ?? true,
       allowOther: true,
+      writable: options.upper !== undefined,
       onWanted: (content, first, last) =>
         events.push({ event: 'wanted', mount, content, first, last }),
       onTimeout: (content, waitedMs) => events.push({ event: 'timeout', mount, content, waitedMs }),
       onClosed: (error) => events.push({ event: 'closed', mount, error: error ?? null }),
     });
     sessions.push(session);
+    toys.push(
+      options.upper === undefined
+        ? undefined
+        : new ToyTree(session.channel, request, options.upper, template),
+    );
     if (options.tracing === true) session.setTracing(true);
     features.push(await session.start());
   }
@@ -102,6 +113,8 @@ async function obey(command: Command): Promise<unknown> {
       const { records, lost } = sessions[command.mount]!.takeTrace();
       return { records: Buffer.from(records).toString('base64'), lost };
     }
+    case 'toy':
+      return toys[command.mount]!.obey(command.call, command.args);
     case 'loadOnly':
       new (native().Template)({
         tocPath: command.toc,

@@ -1,0 +1,295 @@
+// A writable session against the kernel, with a toy for a tree: what becomes an upcall, how written
+// files are opened, and what diverged nodes show.
+import { chmod, lstat, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test from 'ava';
+import { OPEN_AS } from '../../src/native/upcalls.ts';
+import { until } from './fixture.ts';
+import { Snake } from './snake.ts';
+import { LARGE, type Seen, World } from './writable-world.ts';
+
+const ENXIO = 6;
+
+for (const passthrough of [true, false]) {
+  const how = passthrough ? 'passthrough' : 'no passthrough';
+
+  test(`a new file is written, read, mapped, listed and removed (${how})`, async (t) => {
+    const world = await World.make(t, { ready: true, passthrough });
+    const file = `${world.root}/lib/new`;
+    const snake = await Snake.start(world.fixture);
+    t.is(await snake.ask(`keep('fd', os.open('${file}', os.O_RDWR | os.O_CREAT, 0o640))`), 'fd');
+    const fd = "kept['fd']";
+    t.is(await snake.ask(`os.pwrite(${fd}, b'x' * 3000000, 0)`), 3000000);
+    t.is(await snake.ask(`os.pwrite(${fd}, b'hello', 100)`), 5);
+    t.is(await snake.ask(`os.pread(${fd}, 7, 99)`), 'xhellox');
+    t.is((await stat(file)).size, 3000000);
+    t.is((await stat(file)).mode & 0o7777, 0o640);
+    t.is(await snake.ask(`keep('map', mmap.mmap(${fd}, 8192))`), 'map');
+    t.is(await snake.ask("kept['map'].seek(4096) or kept['map'].write(b'mapped')"), 6);
+    t.is(await snake.ask("kept['map'].flush()"), null);
+    t.is(await snake.ask(`os.pread(${fd}, 6, 4096)`), 'mapped');
+    t.deepEqual((await readdir(`${world.root}/lib`)).sort(), ['large.so', 'new']);
+    t.is((await stat(`${world.root}/lib/large.so`)).size, LARGE.length);
+    const again = await readFile(file);
+    t.is(again.length, 3000000);
+    t.is(again.toString('latin1', 4096, 4102), 'mapped');
+    const stats = await world.fixture.stats();
+    t.is(stats.passthroughOpens, passthrough ? 2 : 0);
+    t.is(await world.handles('lib/new'), 1);
+    t.is(await snake.ask(`os.unlink('${file}')`), null);
+    await t.throwsAsync(stat(file), { code: 'ENOENT' });
+    t.is(await snake.ask(`os.pread(${fd}, 5, 100)`), 'hello');
+    t.is(await snake.ask(`os.fstat(${fd}).st_nlink`), 0);
+    const node = Number(await snake.ask(`os.fstat(${fd}).st_ino`));
+    t.is(await snake.ask(`kept['map'].close() or os.close(${fd})`), null);
+    await until('the RELEASE', async () => (await world.toy('openHandles', node)) === 0);
+    await until('the FORGET', async () => (await world.seen()).some(({ op }) => op === 'Forget'));
+    t.is(await world.toy('undelivered'), 0);
+  });
+
+  test(`operations on handles act on the file (${how})`, async (t) => {
+    const world = await World.make(t, { ready: true, passthrough });
+    const file = `${world.root}/new`;
+    const snake = await Snake.start(world.fixture);
+    await snake.ask(`keep('fd', os.open('${file}', os.O_RDWR | os.O_CREAT))`);
+    const fd = "kept['fd']";
+    await snake.ask(`os.pwrite(${fd}, b'y' * 4096, 1 << 20)`);
+    t.is(await snake.ask(`os.lseek(${fd}, 0, os.SEEK_DATA)`), 1 << 20);
+    t.is(await snake.ask(`os.lseek(${fd}, 1 << 20, os.SEEK_HOLE)`), (1 << 20) + 4096);
+    t.deepEqual(await snake.ask(`os.lseek(${fd}, 1 << 21, os.SEEK_DATA)`), { errno: ENXIO });
+    t.is(await snake.ask(`fallocate(${fd}, 0, 0, 3 << 20)`), null);
+    t.is((await stat(file)).size, 3 << 20);
+    t.is(await snake.ask(`fallocate(${fd}, 3, 1 << 20, 4096)`), null);
+    t.is(await snake.ask(`os.pread(${fd}, 3, 1 << 20)`), '\0\0\0');
+    t.is(await snake.ask(`os.fsync(${fd})`), null);
+    t.is(await snake.ask(`os.fdatasync(${fd})`), null);
+    // From a file of the image, and from itself.
+    await snake.ask(`keep('from', os.open('${world.root}/small', os.O_RDONLY))`);
+    t.is(await snake.ask(`os.copy_file_range(kept['from'], ${fd}, 7, 6, 0)`), 7);
+    t.is(await snake.ask(`os.pread(${fd}, 7, 0)`), 'content');
+    t.is(await snake.ask(`os.copy_file_range(${fd}, ${fd}, 7, 0, 100)`), 7);
+    t.is(await snake.ask(`os.pread(${fd}, 7, 100)`), 'content');
+    t.is(await snake.ask("os.lseek(kept['from'], 0, os.SEEK_HOLE)"), 13);
+    t.is(await snake.ask("os.fsync(kept['from'])"), null);
+    // Appending, and truncating by the open.
+    await snake.ask(`keep('end', os.open('${file}', os.O_WRONLY | os.O_APPEND))`);
+    t.is(await snake.ask("os.write(kept['end'], b'end')"), 3);
+    t.is((await stat(file)).size, (3 << 20) + 3);
+    t.is(await snake.ask(`os.pread(${fd}, 9, 3 << 20)`), 'end');
+    await writeFile(file, 'short');
+    t.is(await snake.ask(`os.pread(${fd}, 9, 0)`), 'short');
+    t.is(await snake.ask(`os.fstat(${fd}).st_size`), 5);
+  });
+
+  test(`a write by another user clears setuid, and its file can be mapped beside others (${how})`, async (t) => {
+    const world = await World.make(t, { ready: true, passthrough });
+    const file = `${world.root}/program`;
+    await writeFile(file, 'before');
+    await chmod(file, 0o6777);
+    t.is((await stat(file)).mode & 0o7777, 0o6777);
+    // Somebody has it open for reading already, with a shared mapping.
+    const reader = await Snake.start(world.fixture);
+    await reader.ask(`keep('fd', os.open('${file}', os.O_RDONLY))`);
+    await reader.ask("keep('map', mmap.mmap(kept['fd'], 6, prot=mmap.PROT_READ))");
+    await world.toy('openAs', OPEN_AS.Direct);
+    const writer = await Snake.start(world.fixture, 1234);
+    t.is(await writer.ask(`keep('fd', os.open('${file}', os.O_RDWR))`), 'fd');
+    t.is(await writer.ask("keep('map', mmap.mmap(kept['fd'], 6))"), 'map');
+    t.is((await stat(file)).mode & 0o7777, 0o6777);
+    t.is(await writer.ask("os.pwrite(kept['fd'], b'AFTER', 0)"), 5);
+    t.is(await reader.ask("os.pread(kept['fd'], 6, 0)"), 'AFTERe');
+    t.is(await reader.ask("kept['map'][0:6]"), 'AFTERe');
+    t.is(await writer.ask("kept['map'][0:6]"), 'AFTERe');
+    await until('the kernel knows', async () => ((await stat(file)).mode & 0o7777) === 0o777);
+    // Root keeps them.
+    await chmod(file, 0o6777);
+    t.is(await reader.ask(`os.write(os.open('${file}', os.O_WRONLY), b'R')`), 1);
+    t.is((await stat(file)).mode & 0o7777, 0o6777);
+    t.is(await writer.ask("fallocate(kept['fd'], 0, 0, 10)"), null);
+    await until('the kernel knows', async () => ((await stat(file)).mode & 0o7777) === 0o777);
+  });
+
+  test(`who has a file of the image open goes on with it when it is written (${how})`, async (t) => {
+    const world = await World.make(t, { ready: true, passthrough });
+    for (const path of ['small', 'empty']) {
+      const file = `${world.root}/${path}`;
+      const before = await readFile(file, 'utf8');
+      const reader = await Snake.start(world.fixture);
+      await reader.ask(`keep('fd', os.open('${file}', os.O_RDONLY))`);
+      const ino = (await stat(file)).ino;
+      const old = await world.node(path);
+      t.is(await world.handles(path), 1);
+      await writeFile(file, 'a new content, longer');
+      t.not(await world.node(path), old);
+      t.is(await readFile(file, 'utf8'), 'a new content, longer');
+      t.is((await stat(file)).ino, ino);
+      t.is(await reader.ask("os.pread(kept['fd'], 100, 0)"), before);
+      t.is(await reader.ask("os.close(kept['fd'])"), null);
+      await until('the RELEASE', async () => (await world.toy('openHandles', old)) === 0);
+    }
+    // Nobody has it open: the node stays.
+    const other = await world.node('other');
+    await readFile(`${world.root}/other`);
+    await until('the RELEASE', async () => (await world.handles('other')) === 0);
+    await writeFile(`${world.root}/other`, 'X', { flag: 'r+' });
+    t.is(await world.node('other'), other);
+    t.is(await readFile(`${world.root}/other`, 'utf8'), 'Xther content');
+  });
+
+  test(`an adopted file is opened and looked at without the tree (${how})`, async (t) => {
+    const world = await World.make(t, { ready: true, passthrough });
+    const file = `${world.root}/new`;
+    await writeFile(file, 'one');
+    const node = await world.node('new');
+    for (const writable of [false, true]) {
+      await world.toy('adopt', node, writable);
+      await world.seen();
+      t.is(await readFile(file, 'utf8'), 'one');
+      await world.toy('invalidate', node, '');
+      t.is((await stat(file)).size, 3);
+      const snake = await Snake.start(world.fixture);
+      t.is(await snake.ask(`os.pwrite(os.open('${file}', os.O_RDWR), b'two', 0)`), 3);
+      t.is(await readFile(file, 'utf8'), 'two');
+      t.deepEqual(
+        (await world.ops('new')).filter((op) => op !== 'Getxattr'),
+        writable ? [] : ['Open'],
+      );
+      await writeFile(file, 'one');
+      t.true((await world.ops('new')).includes('Open'), 'O_TRUNC is the tree’s');
+      await world.toy('disown', node);
+      t.is(await readFile(file, 'utf8'), 'one');
+      const ops = await world.ops('new');
+      t.true(ops.includes('Open') && ops.includes('Getattr'), `${ops}`);
+    }
+  });
+}
+
+test('requests come with all that the tree needs to know', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const snake = await Snake.start(world.fixture, 77);
+  const { root } = world;
+  const [lib, small] = [await world.node('lib'), await world.node('small')];
+  const script = `import os,ctypes
+libc = ctypes.CDLL(None)
+os.umask(0o27)
+def tell(f, *a, **k):
+    try: f(*a, **k)
+    except OSError as e: assert e.errno == 95, (f, a, e)
+r = b'${root}'
+tell(os.symlink, b'to/\\xff', r + b'/l')
+tell(os.mknod, r + b'/m', 0o20666, os.makedev(0x123, 0x45678))
+tell(os.mkdir, r + b'/d', 0o1751)
+tell(os.rmdir, r + b'/lib')
+tell(os.rename, r + b'/small', r + b'/lib/\\xe4')
+assert libc.renameat2(-100, r + b'/small', -100, r + b'/other', 2) == -1
+tell(os.link, r + b'/small', r + b'/lib/hard')
+tell(os.utime, r + b'/small', ns=(-5_000_000_001, 7))
+tell(os.chown, r + b'/small', 5, 4294967294)
+tell(os.truncate, r + b'/small', 1 << 40)
+tell(os.open, r + b'/lib', os.O_TMPFILE | os.O_RDWR, 0o600)
+os.setxattr(r + b'/other', b'user.a', b'v\\xe9', os.XATTR_CREATE)
+os.removexattr(r + b'/other', b'user.a')
+os.fsync(os.open(r + b'/lib', os.O_RDONLY | os.O_DIRECTORY))
+assert os.statvfs(r).f_bavail == 40
+`;
+  await world.seen();
+  await world.toy('fail', 'Setattr', 95);
+  const run = world.fixture.start('python3', '-c', script);
+  t.is((await run.end).code, 0, run.err);
+  const seen = (await world.seen()).filter(({ op }) => !['Lookup', 'Getxattr'].includes(op));
+  const args = (op: string, nth = 0) => seen.filter((one) => one.op === op)[nth]!;
+  const own = (one: Seen, count: number) => one.numbers.slice(6, 6 + count);
+  t.deepEqual([args('Symlink').name, args('Symlink').value], ['l', 'to/\xff']);
+  // new_encode_dev: major 0x123, minor 0x45678.
+  t.deepEqual(own(args('Mknod'), 2), [0o20666, 0x45612378]);
+  t.is(args('Mknod').numbers[5], 0o27);
+  t.deepEqual([...own(args('Mkdir'), 1), args('Mkdir').numbers[5]], [0o1751, 0o27]);
+  t.deepEqual([args('Rmdir').node, args('Rmdir').name], [1, 'lib']);
+  t.deepEqual(own(args('Rename'), 2), [lib, 0]);
+  t.deepEqual(own(args('Rename', 1), 2), [1, 2]);
+  t.deepEqual(
+    [args('Link').node, args('Link').name, ...own(args('Link'), 1)],
+    [lib, 'hard', small],
+  );
+  t.deepEqual(args('Setattr').numbers.slice(11, 15), [-6, 999_999_999, 0, 7]);
+  t.is(args('Setattr').numbers[6]! & 0x30, 0x30);
+  t.deepEqual(args('Setattr', 1).numbers.slice(8, 10), [5, 4294967294]);
+  t.is(args('Setattr', 2).numbers[10], 2 ** 40);
+  t.is(args('Tmpfile').numbers[6]! & 0o7777, 0o600);
+  t.deepEqual(
+    [args('Setxattr').name, args('Setxattr').value, args('Setxattr').numbers[6]],
+    ['user.a', 'v\xe9', 1],
+  );
+  t.is(args('Removexattr').name, 'user.a');
+  t.is(args('Fsyncdir').node, lib);
+  t.true(seen.every(({ numbers }) => numbers[2] === 0 && numbers[3] === 0 && numbers[4]! > 1));
+  t.deepEqual(await snake.ask(`os.mkdir('${root}/lib/other')`), { errno: 13 });
+});
+
+test('a diverged node shows what the tree says, whoever lists its directory', async (t) => {
+  const world = await World.make(t, { ready: true });
+  t.is((await lstat(`${world.root}/small`)).mode & 0o777, 0o644);
+  await chmod(`${world.root}/small`, 0o600);
+  t.is((await lstat(`${world.root}/small`)).mode & 0o777, 0o600);
+  // The listing is the template's still: it must not bring the old attributes back.
+  await world.toy('invalidate', 1, 'small');
+  await readdir(world.root);
+  t.is((await lstat(`${world.root}/small`)).mode & 0o777, 0o600);
+  const { ino } = await lstat(`${world.root}/small`);
+  t.is(ino, await world.node('small'));
+  const snake = await Snake.start(world.fixture);
+  t.deepEqual(await snake.ask(`os.listxattr('${world.root}/small')`), ['user.toy']);
+  t.is(await snake.ask(`os.getxattr('${world.root}/small', 'user.toy')`), 'toy value');
+  // What has not diverged is not the tree's affair.
+  await world.seen();
+  t.is(await readFile(`${world.root}/other`, 'utf8'), 'other content');
+  t.deepEqual(await snake.ask(`os.listxattr('${world.root}/other')`), []);
+  t.deepEqual(await world.ops('other'), []);
+});
+
+test('a tag comes back when its handle is closed', async (t) => {
+  const world = await World.make(t, { ready: true });
+  await world.toy('tag', 42);
+  await writeFile(`${world.root}/new`, 'x');
+  const tags: number[] = [];
+  await until('the Release', async () => {
+    const released = (await world.seen()).filter(({ op }) => op === 'Release');
+    tags.push(...released.map(({ numbers }) => numbers[6]!));
+    return tags.length > 0;
+  });
+  t.deepEqual(tags, [42]);
+});
+
+test('files are written, thawed and adopted from many threads at once, and none shows an older state', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const script = `
+import os, threading, sys
+root = sys.argv[1]
+bad = []
+def work(n):
+    for i in range(60):
+        name = f'{root}/f{n}-{i % 3}'
+        try:
+            fd = os.open(name, os.O_RDWR | os.O_CREAT)
+            os.pwrite(fd, b'%08d' % i, 0)
+            if os.pread(fd, 8, 0) != b'%08d' % i: bad.append((name, i))
+            if os.stat(name).st_size != 8: bad.append((name, 'size'))
+            os.close(fd)
+            if i % 5 == 4:
+                os.unlink(name)
+                if os.path.exists(name): bad.append((name, 'there'))
+            os.listdir(root)
+            if os.stat(root + '/other').st_mode & 0o777 not in (0o644, 0o600): bad.append('mode')
+        except OSError as e: bad.append((name, i, e.errno))
+threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+for x in threads: x.start()
+for x in threads: x.join()
+print(bad)
+`;
+  const run = world.fixture.start('python3', '-c', script, world.root);
+  await chmod(`${world.root}/other`, 0o600);
+  t.is((await run.end).code, 0, run.err);
+  t.is(run.out.trim(), '[]');
+  t.is((await lstat(`${world.root}/other`)).mode & 0o777, 0o600);
+  t.is((await lstat(join(world.root, 'small'))).mode & 0o777, 0o644);
+});
