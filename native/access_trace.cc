@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "procfs.h"
+
 namespace firstlight {
 
 namespace {
@@ -48,7 +50,7 @@ void AccessTrace::lay_out(const Toc& toc) {
   size_t next = 0;
   for (uint32_t row = 0; row < rows_; row++) {
     if (!several_parts(row)) continue;
-    large_[next++] = {row, 0, words_};
+    large_[next++] = {row, 0, words_, toc.row(row).size, 0};
     words_ += words_of(blocks_of(toc.row(row).size));
   }
   blocks_ = std::make_unique<std::atomic<uint64_t>[]>(words_);
@@ -62,10 +64,12 @@ void AccessTrace::start(const Toc& toc) {
   for (size_t i = 0; i < large_count_; i++) {
     uint32_t blocks = static_cast<uint32_t>(blocks_of(toc.row(large_[i].row).size));
     std::atomic_ref(large_[i].left).store(blocks, kRelaxed);
+    std::atomic_ref(large_[i].read_to).store(0, kRelaxed);
   }
   std::lock_guard lock(mutex_);
   records_.clear();
   records_.reserve(kRecordsMax);
+  bulk_readers_.clear();
   lost_ = 0;
   start_ = Clock::now();
   on_.store(true, std::memory_order_release);
@@ -97,10 +101,15 @@ bool AccessTrace::first_open(uint32_t row) {
   return set_bits(opened_.get(), row, row) != 0;
 }
 
-bool AccessTrace::first_read(uint32_t row, uint64_t offset, uint32_t bytes) {
+bool AccessTrace::first_read(uint32_t row, uint64_t offset, uint32_t bytes, uint32_t tid) {
   if (bytes == 0 || !on_.load(std::memory_order_acquire)) return false;
   Large* large = find(row);
   if (large == nullptr) return false;
+  std::atomic_ref read_to(large->read_to);
+  if (read_to.load(kRelaxed) == offset) {
+    read_to.store(offset + bytes, kRelaxed);
+    if (offset + bytes == large->size) read_to_end(tid);
+  }
   uint64_t last = (offset + bytes - 1) / kBlockBytes;
   uint32_t fresh = set_bits(blocks_.get() + large->first_word, offset / kBlockBytes, last);
   if (fresh == 0) return false;
@@ -112,6 +121,47 @@ bool AccessTrace::wants_reads(uint32_t row) const {
   if (!on_.load(std::memory_order_acquire)) return false;
   Large* large = find(row);
   return large != nullptr && std::atomic_ref(large->left).load(kRelaxed) != 0;
+}
+
+bool AccessTrace::shows_reads(uint32_t row, uint32_t tid, bool first, Clock::time_point at) {
+  if (!wants_reads(row)) return false;
+  if (!reads_whole_files(tid)) return true;
+  if (first) return false;
+  constexpr uint32_t kStep = 1u << 30;
+  uint64_t size = find(row)->size;
+  for (uint64_t offset = 0; offset < size; offset += kStep) {
+    uint32_t bytes = static_cast<uint32_t>(std::min<uint64_t>(kStep, size - offset));
+    if (first_read(row, offset, bytes)) record(kRead, row, offset, bytes, at, {});
+  }
+  return false;
+}
+
+void AccessTrace::read_to_end(uint32_t tid) {
+  uint32_t process = tid == 0 ? 0 : process_of(tid);
+  if (process == 0) return;
+  std::lock_guard lock(mutex_);
+  auto known = std::find_if(bulk_readers_.begin(), bulk_readers_.end(),
+                            [process](const BulkReader& r) { return r.process == process; });
+  BulkReader reader = {process, 1};
+  if (known != bulk_readers_.end()) {
+    reader.files += known->files;
+    bulk_readers_.erase(known);
+  }
+  if (bulk_readers_.size() == kBulkReadersMax) bulk_readers_.pop_back();
+  bulk_readers_.insert(bulk_readers_.begin(), reader);
+}
+
+bool AccessTrace::reads_whole_files(uint32_t tid) {
+  {
+    std::lock_guard lock(mutex_);
+    if (bulk_readers_.empty()) return false;
+  }
+  // Not under the lock: it asks the kernel.
+  uint32_t process = process_of(tid);
+  std::lock_guard lock(mutex_);
+  return std::any_of(bulk_readers_.begin(), bulk_readers_.end(), [process](const BulkReader& r) {
+    return r.process == process && r.files >= kBulkFiles;
+  });
 }
 
 void AccessTrace::record(Kind kind, uint32_t row, uint64_t offset, uint32_t length,

@@ -36,6 +36,9 @@ class AccessTrace {
   enum Kind : uint32_t { kOpen = 1, kOpenSeen = 2, kRead = 3 };
   /** Granularity of reads: no finer than what the kernel reads ahead. */
   static constexpr uint32_t kBlockBytes = 64u << 10;
+  /** Files that a process has to read from start to end until the next ones are taken to be read
+   * so. */
+  static constexpr uint32_t kBulkFiles = 2;
   /** Records that are kept between two takes. */
   static constexpr size_t kRecordsMax = 65536;
 
@@ -55,11 +58,19 @@ class AccessTrace {
 
   /** True where the file is opened for the first time; on the first call alone. */
   bool first_open(uint32_t row);
-  /** True where any block of the range is read for the first time. */
-  bool first_read(uint32_t row, uint64_t offset, uint32_t bytes);
+  /** True where any block of the range is read for the first time. `tid`: the thread that reads. */
+  bool first_read(uint32_t row, uint64_t offset, uint32_t bytes, uint32_t tid = 0);
   /** True where the file has several parts and not all of its blocks were read: then its reads are
    * to come to us. */
   bool wants_reads(uint32_t row) const;
+
+  /**
+   * Whether the reads of a file that is opened now are to come to us: as `wants_reads`, but not
+   * where the opener has read kBulkFiles such files from start to end. A backup or a checksum goes
+   * on like that, and would only be held up; the file then counts as read by this open. Where it is
+   * the `first` one, the caller's record of an open without reads says so.
+   */
+  bool shows_reads(uint32_t row, uint32_t tid, bool first, Clock::time_point at);
 
   /** Keeps a record. What came before `start` belongs to no trace, and is left out. */
   void record(Kind kind, uint32_t row, uint64_t offset, uint32_t length, Clock::time_point at,
@@ -72,9 +83,20 @@ class AccessTrace {
     uint32_t left;
     /** Its first word in blocks_. */
     size_t first_word;
+    uint64_t size;
+    /** End of what was read from the start on, one read after the other. */
+    uint64_t read_to;
   };
+  /** A process that reads whole files. */
+  struct BulkReader {
+    uint32_t process;
+    uint32_t files;
+  };
+  static constexpr size_t kBulkReadersMax = 16;
   Large* find(uint32_t row) const;
   void lay_out(const Toc& toc);
+  void read_to_end(uint32_t tid);
+  bool reads_whole_files(uint32_t tid);
 
   std::atomic<bool> on_{false};
   // Laid out by the first `start` and never moved: a thread that saw on() before a stop may come
@@ -87,6 +109,7 @@ class AccessTrace {
   size_t words_ = 0;
 
   std::mutex mutex_;
+  std::vector<BulkReader> bulk_readers_;  // latest first
   Clock::time_point start_;
   std::vector<AccessRecord> records_;
   uint64_t lost_ = 0;

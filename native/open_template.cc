@@ -118,7 +118,9 @@ int try_open_complete(Session& session, const Target& t) {
   }
   if (session.passthrough()) {
     // Passthrough hides reads.
-    bool traced = session.trace().on() && session.trace().wants_reads(t.row);
+    bool traced =
+        session.trace().on() &&
+        session.trace().shows_reads(t.row, t.tid, t.traced, t.traced ? t.at : Clock::now());
     uint64_t seen = 0;
     if (traced || !session.handles().passthrough_may_join(t.node(), &seen)) {
       return open_handle(session, t, true, UniqueFd(), 0);

@@ -107,7 +107,7 @@ int op_read(const Context& c) {
     return read_now(session, t, fh, offset, bytes, c.scratch);
   };
   AccessTrace& trace = session.trace();
-  if (trace.on() && trace.first_read(t.row, in.offset, bytes)) {
+  if (trace.on() && trace.first_read(t.row, in.offset, bytes, t.tid)) {
     t.traced = true;
     t.at = Clock::now();
   }

@@ -99,6 +99,41 @@ for (const rw of ['off', 'overlay']) {
   });
 }
 
+test('who reads large files from start to end is believed to go on, and is not held up', async (t) => {
+  const stage = await Stage.open(t);
+  const tree = join(stage.dir, 'tree');
+  await mkdir(tree);
+  const names = ['a', 'b', 'c', 'd', 'e'];
+  for (const name of names) await writeFile(join(tree, name), Buffer.alloc(2 * MIB + 5, name));
+  const tar = join(stage.dir, 'large.tar');
+  await must('tar', ['-C', tree, '-cf', tar, '.']);
+  await stage.serve();
+  await stage.addImage(`rootfs:${tar}`, 'large:1');
+  const dir = await stage.mount('large:1', ['--rw', 'off', '--wait']);
+  await stage.must(['trace', 'on', dir]);
+  await must(
+    'cat',
+    ['a', 'b', 'c'].map((name) => join(dir, name)),
+  );
+  // Another process: nothing is known of it.
+  await readAt(join(dir, 'd'), MIB, 4096);
+  await must('dd', [`if=${join(dir, 'e')}`, 'of=/dev/null', 'bs=4096', 'count=1', 'status=none']);
+  await stage.must(['trace', 'off', dir]);
+  const trace = await theTrace(t, join(stage.root, 'traces'));
+  const seen = (name: string) =>
+    item(trace, name).ranges?.map(({ offsetBytes, lengthBytes }) => [offsetBytes, lengthBytes]);
+  const whole = [
+    [0, MIB],
+    [MIB, MIB],
+    [2 * MIB, 5],
+  ];
+  t.deepEqual(seen('a'), whole);
+  t.deepEqual(seen('b'), whole);
+  t.is(seen('c'), undefined, 'counts as read by its open');
+  t.deepEqual(seen('d'), [[MIB, 65_536]]);
+  t.deepEqual(seen('e'), [[0, 65_536]]);
+});
+
 test('trace on and off on a live mount: a run each time, and ranges of files that are there', async (t) => {
   const { stage, image, traces } = await small(t);
   const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
