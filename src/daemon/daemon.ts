@@ -256,7 +256,7 @@ export class Daemon {
       case 'images':
         return this.#images();
       case 'snapshots':
-        return this.#mounts.snapshots();
+        return this.#mounts.changes.list();
       case 'pulls':
         return this.#pulls();
       case 'gc':
@@ -325,7 +325,7 @@ export class Daemon {
       }
     }
     const report = await this.#store.gc();
-    const snapshots = await this.#mounts.removeSnapshots(keptToo);
+    const snapshots = await this.#mounts.changes.removeUnused(keptToo);
     return {
       snapshots,
       images: dropped + report.images.length,

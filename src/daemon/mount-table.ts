@@ -9,11 +9,10 @@ import { addonError } from '../native/index.ts';
 import type { Receiver } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { FsInstance } from '../tree/fs-instance.ts';
-import { dropSnapshot, findLeft, listSnapshots, snapshotDirectories } from '../tree/snapshot.ts';
+import { Changes } from './changes.ts';
 import type {
   MountRequest,
   MountStatus,
-  SnapshotStatus,
   TraceRequest,
   TraceSwitched,
   Unmounted,
@@ -51,6 +50,8 @@ export interface MountTableOptions {
 /** Everything that this daemon has mounted. */
 export class MountTable {
   readonly #options: MountTableOptions;
+  /** What the mounts of this store have written. */
+  readonly changes: Changes;
   readonly #log: Logger;
   readonly #mounts = new Map<string, Mount>();
   /** Ids of mounts that are being made. */
@@ -67,6 +68,7 @@ export class MountTable {
   constructor(options: MountTableOptions) {
     this.#options = options;
     this.#log = options.log;
+    this.changes = new Changes(options.store.layout.snapshots, (id) => this.#isUsed(id));
     this.#watch = setInterval(() => void this.#lookForLost(), WATCH_MS);
     this.#watch.unref();
   }
@@ -120,7 +122,7 @@ export class MountTable {
     try {
       receiver = await this.#open(request, signal);
       signal.throwIfAborted();
-      const left = await this.#findLeft(request, receiver);
+      const left = await this.changes.find(request, receiver.digest);
       const id = left ?? fresh;
       this.#making.add(id);
       note.id = id;
@@ -173,20 +175,6 @@ export class MountTable {
 
   #isUsed(name: string): boolean {
     return this.#mounts.has(name) || this.#making.has(name) || this.#detached.has(name);
-  }
-
-  /** Name of changes that are to be found again: those asked for by name, or what was left of this mount by a killed daemon. */
-  async #findLeft(
-    { directory: mountPoint, lease, name, rw }: MountRequest,
-    { digest }: Receiver,
-  ): Promise<string | undefined> {
-    if (rw === 'off') return undefined;
-    const { snapshots } = this.#options.store.layout;
-    if (name !== undefined) {
-      return (await listSnapshots(snapshots)).find(({ id }) => id === name)?.id;
-    }
-    if (mountPoint === undefined || lease !== undefined) return undefined;
-    return findLeft(snapshots, { digest, mountPoint }, (id) => this.#isUsed(id));
   }
 
   #open(request: MountRequest, signal: AbortSignal): Promise<Receiver> {
@@ -361,7 +349,7 @@ export class MountTable {
       });
     }
     await this.#end(mount, lazy, keep);
-    const kept = (await this.snapshots()).find(({ id }) => id === mount.id)?.kept === true;
+    const kept = await this.changes.areKept(mount.id);
     return { directory, kept: kept ? mount.id : null };
   }
 
@@ -431,34 +419,6 @@ export class MountTable {
       this.#log.warn({ id: mount.id, directory: mount.directory }, 'unmounted from outside');
       this.#endQuietly(mount);
     }
-  }
-
-  /** Changes of live mounts, kept ones, and what killed daemons have left. */
-  async snapshots(): Promise<SnapshotStatus[]> {
-    const found: SnapshotStatus[] = [];
-    for (const { id, record } of await listSnapshots(this.#options.store.layout.snapshots)) {
-      if (record === undefined || (record.state === 'dropped' && !this.#isUsed(id))) continue;
-      const { digest, source, mountPoint, createdAt } = record;
-      const kept = record.state === 'kept';
-      const state = this.#isUsed(id) ? 'mounted' : kept ? 'kept' : 'left';
-      found.push({ id, image: source, digest, state, kept, directory: mountPoint, createdAt });
-    }
-    return found;
-  }
-
-  /**
-   * Removes the snapshots of mounts that are gone; what is in use, or may be, stays.
-   * @param keptToo  also those that are kept
-   * @returns their number
-   */
-  async removeSnapshots(keptToo: boolean): Promise<number> {
-    const { snapshots } = this.#options.store.layout;
-    let removed = 0;
-    for (const { id } of await listSnapshots(snapshots)) {
-      if (this.#isUsed(id)) continue;
-      if (await dropSnapshot(snapshotDirectories(snapshots, id), keptToo)) removed++;
-    }
-    return removed;
   }
 
   /** Takes everything away, by force where it must be. */

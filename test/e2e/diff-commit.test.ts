@@ -52,6 +52,9 @@ const CHANGED = [
   ...[`A /new/${LONG}`, 'A /new/pipe', 'A /new/zero', 'C /old', 'C /old/below', 'C /old/x'],
 ];
 
+/** Kernel overlayfs shows them to root; they are our tree's own. */
+const OWN_MARKS = ['--xattr-skip', 'trusted.firstlight.'];
+
 const lines = (text: string) => text.split('\n').filter((line) => line !== '');
 
 async function changed(
@@ -208,7 +211,7 @@ for (const rw of ['overlay', 'fuse']) {
     await must('sh', ['-c', 'echo mine >"$0/mine"; rm -r "$0/medium"', dir]);
     const taken = await stage.run(['mount', 'small:1', await stage.mountPoint('b'), ...options]);
     t.is(taken.code, 13, taken.stderr);
-    const seen = await listTree(dir, ['--no-content']);
+    const seen = await listTree(dir, ['--no-content', ...OWN_MARKS]);
     t.regex(await stage.must(['umount', '--keep', dir]), /kept as work/);
     const state = async () => {
       const { snapshots } = await stage.json<{ snapshots: SnapshotStatus[] }>(['ls']);
@@ -218,9 +221,10 @@ for (const rw of ['overlay', 'fuse']) {
     t.is((await stage.json<{ snapshots: number }>(['gc'])).snapshots, 0);
     t.deepEqual(lines(await stage.must(['diff', 'work'])), ['D /medium', 'A /mine']);
 
-    // Another directory, the same changes; a plain unmount does not drop what was kept.
-    const again = await stage.mount('small:1', options, 'again');
-    t.deepEqual(treeDifference(seen, await listTree(again, ['--no-content'])), []);
+    // Another directory, the other way to write, the same changes; a plain unmount does not drop what was kept.
+    const other = ['--rw', rw === 'fuse' ? 'overlay' : 'fuse', '--name', 'work'];
+    const again = await stage.mount('small:1', other, 'again');
+    t.deepEqual(treeDifference(seen, await listTree(again, ['--no-content', ...OWN_MARKS])), []);
     t.deepEqual(await state(), ['work mounted']);
     t.is((await stage.json<{ snapshots: number }>(['gc', '--snapshots'])).snapshots, 0);
     await stage.must(['umount', again]);
