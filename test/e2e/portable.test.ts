@@ -143,6 +143,11 @@ test('without the addon it is chosen by itself, and all of the daemon works', as
   const log = await readFile(join(stage.root, 'daemon.log'), 'utf8');
   t.regex(log, /mounted by fuse-native/);
   t.regex(log, /native part is not built/);
+  const { findings } = await stage.json<{ findings: { name: string; level: string }[] }>([
+    'doctor',
+  ]);
+  t.is(findings.find(({ name }) => name === 'native part')?.level, 'warn');
+  t.is((await stage.run(['diff', dir])).code, 12, 'what needs the addon says so');
   await stage.must(['umount', dir]);
 
   // Killed with its mount standing: the next daemon clears it away.

@@ -238,3 +238,17 @@ test('the daemon leaves no runtime directory when it ends', async (t) => {
   await stage.must(['daemon', '--stop']);
   await t.throwsAsync(stat(runtimeDir(stage.root)), { code: 'ENOENT' });
 });
+
+test('what a container wrote is kept by its name, and found again by the next one', async (t) => {
+  const stage = await tiny(t);
+  const sh = (script: string, ...options: string[]) =>
+    stage.run(['run', 'tiny:1', '--name', 'box', ...options, '--', 'sh', '-c', script]);
+  t.is((await sh('echo hi >/mine', '--keep')).code, 0);
+  // Another container of the name, which ends badly: what is kept stays.
+  t.is((await sh('echo more >>/mine; exit 3')).code, 3);
+  const last = await sh('cat /mine');
+  t.is(last.stdout.toString(), 'hi\nmore\n');
+  t.is((await stage.json<{ snapshots: number }>(['gc', '--snapshots'])).snapshots, 1);
+  t.not((await sh('cat /mine')).code, 0);
+  await assertNothingLeft(t, stage);
+});

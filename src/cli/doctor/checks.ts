@@ -84,7 +84,14 @@ export async function checkAddon(): Promise<Finding[]> {
   } catch (error) {
     const e = toFirstlightError(error);
     const hint = e.hint ?? 'run "make native" in the checkout';
-    const what = `${e.message}; mounts go through fuse-native, slower and with limits`;
+    const { loadLibrary } = await import('../../fuse/portable/library.ts');
+    try {
+      loadLibrary();
+    } catch (cause) {
+      const { line } = toFirstlightError(cause);
+      return [fail('native part', e.message, hint), fail('fuse-native', line, hint)];
+    }
+    const what = `${e.message}; mounts go through fuse-native, read-only and slower`;
     return [warn('native part', what, hint)];
   }
 }
