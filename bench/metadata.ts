@@ -17,6 +17,7 @@ import { measureTree, type Sides } from './metadata-tree.ts';
 async function prepare(
   space: Workspace,
   worker: Worker,
+  portable: Worker,
   name: string,
   tar: string,
 ): Promise<Sides> {
@@ -26,11 +27,12 @@ async function prepare(
   await worker.run('image', 'add', `rootfs:${tar}`, '--name', `${name}:bench`);
   const off = space.makeDirectory(`${name}-off`);
   const overlay = space.makeDirectory(`${name}-rw`);
-  const portable = space.makeDirectory(`${name}-portable`);
+  const native = space.makeDirectory(`${name}-fuse-native`);
   await worker.run('mount', `${name}:bench`, off, '--rw', 'off', '--wait');
   await worker.run('mount', `${name}:bench`, overlay, '--rw', 'overlay', '--wait');
-  await worker.run('mount', `${name}:bench`, portable, '--rw', 'off', '--session', 'fuse-native');
-  const others = { 'rw-overlay': overlay, 'fuse-native': portable };
+  const options = ['--rw', 'off', '--session', 'fuse-native', '--wait'];
+  await portable.run('mount', `${name}:bench`, native, ...options);
+  const others = { 'rw-overlay': overlay, 'fuse-native': native };
   return { lower, baseline: space.mountOverlay(`${name}-overlayfs`, lower), off, others };
 }
 
@@ -44,10 +46,12 @@ async function main(space: Workspace): Promise<void> {
 
   const server = await startServer(space, space.makeDirectory('data'));
   const worker = await Worker.start(space, space.makeDirectory('root'), server);
+  // A daemon of its own: the memory of the other one is measured.
+  const portable = await Worker.start(space, space.makeDirectory('portable-root'), server);
 
-  const real = await prepare(space, worker, 'python', python);
+  const real = await prepare(space, worker, portable, 'python', python);
   await measureTree(space, rows, fsbench, { prefix: 'python-', sides: real });
-  const big = await prepare(space, worker, 'tree', tar);
+  const big = await prepare(space, worker, portable, 'tree', tar);
   await measureTree(space, rows, fsbench, {
     prefix: '',
     sides: big,
@@ -55,6 +59,7 @@ async function main(space: Workspace): Promise<void> {
     largeFile: LARGE_FILE,
     largeContent: contentFile(worker.root, join(big.lower, LARGE_FILE)),
   });
+  await portable.stop();
   await measureMounts(space, rows, worker, server);
   rows.print();
 }
