@@ -2,12 +2,13 @@
 // bundles are in tree order; to the other, one run of each service has been reported. What does not
 // live here: the worker's end (firstlight.ts).
 import { execFile, execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { formatPlatform, hostPlatform } from '../../src/image/platform.ts';
-import { openServer, type Within, Worker } from '../lib/program.ts';
+import { type BenchServer, openServer, type Within, Worker } from '../lib/program.ts';
 import type { Workspace } from '../lib/workspace.ts';
 import type { Wan } from '../wan/wan.ts';
 import { waitReady } from './ready.ts';
@@ -26,11 +27,17 @@ interface Listed {
   digest: string;
 }
 
+/** Of `image inspect --json`: how many reported runs decide over the order of its bundles. */
+interface Inspected {
+  order: { runs: number };
+}
+
 export class DeltaSite {
   readonly #space: Workspace;
   readonly #wan: Wan;
   readonly #cache: string;
   readonly #digests = new Map<string, string>();
+  #workers = 0;
   #published: Promise<void> | undefined;
   readonly #atServer: Within;
 
@@ -46,12 +53,15 @@ export class DeltaSite {
     return `http://${this.#wan.server.address}:${PORTS[order]}`;
   }
 
-  imageName({ service }: PreparedService, version: string): string {
-    return `bench/${service.name}:${version}`;
+  /** Names what is in the layout: one that was built anew is another image. */
+  imageName({ service, layouts }: PreparedService, version: 'old' | 'new'): string {
+    const index = readFileSync(join(layouts[version], 'index.json'));
+    const key = createHash('sha256').update(index).digest('hex').slice(0, 12);
+    return `bench/${service.name}:${version}-${key}`;
   }
 
   /** Manifest digest of an image. */
-  digest(service: PreparedService, version: string): string {
+  digest(service: PreparedService, version: 'old' | 'new'): string {
     return this.#digests.get(this.imageName(service, version))!;
   }
 
@@ -78,10 +88,19 @@ export class DeltaSite {
 
   async #publish(services: PreparedService[]): Promise<void> {
     const data = { tree: join(this.#cache, 'tree'), traced: join(this.#cache, 'traced') };
-    await this.#start('tree', data.tree);
-    await this.#addImages(services);
-    if (!existsSync(data.traced)) await this.#makeTraced(services, data);
+    const first = await this.#start('tree', data.tree);
+    await this.#addImages('tree', services);
+    if (!existsSync(data.traced)) {
+      // A copy is faster than computing every bundle twice. The database rests while it is copied.
+      await this.#space.end(first.process);
+      rmSync(`${data.traced}.partial`, { recursive: true, force: true });
+      execFileSync('cp', ['-a', data.tree, `${data.traced}.partial`]);
+      renameSync(`${data.traced}.partial`, data.traced);
+      await this.#start('tree', data.tree);
+    }
     await this.#start('traced', data.traced);
+    await this.#addImages('traced', services);
+    await this.#report(services);
     for (const service of services) {
       for (const order of ['tree', 'traced'] as const) {
         await this.touch(this.bundleUrl(order, service, 'nothing'));
@@ -90,14 +109,14 @@ export class DeltaSite {
     }
   }
 
-  async #start(order: Order, data: string) {
+  #start(order: Order, data: string): Promise<BenchServer> {
     const listen = `${this.#wan.server.address}:${PORTS[order]}`;
     const within = this.#atServer;
-    await openServer(this.#space, data, ['--log', 'warn'], { listen, within });
+    return openServer(this.#space, data, ['--log', 'warn'], { listen, within });
   }
 
-  async #addImages(services: PreparedService[]): Promise<void> {
-    const worker = await this.#worker('tree');
+  async #addImages(order: Order, services: PreparedService[]): Promise<void> {
+    const worker = await this.#worker(order);
     const list = async () => JSON.parse(await worker.run('image', 'ls', '--json')) as Listed[];
     const present = new Set((await list()).map(({ name }) => name));
     for (const service of services) {
@@ -115,30 +134,26 @@ export class DeltaSite {
 
   /** A daemon at the server's end, where no link stands between it and the server. */
   async #worker(order: Order): Promise<Worker> {
-    const root = this.#space.makeDirectory(`site-${order}`);
-    return Worker.start(this.#space, root, this.url(order), {
-      within: this.#atServer,
-    });
+    const root = this.#space.makeDirectory(`site-${order}-${++this.#workers}`);
+    return Worker.start(this.#space, root, this.url(order), { within: this.#atServer });
   }
 
-  /** A copy of the first server's data, to which one run of each service is reported. */
-  async #makeTraced(services: PreparedService[], data: Record<Order, string>): Promise<void> {
-    const partial = `${data.traced}.partial`;
-    rmSync(partial, { recursive: true, force: true });
-    // What a running server has written lasts; its database is copied with its journal.
-    execFileSync('cp', ['-a', data.tree, partial]);
-    const listen = `${this.#wan.server.address}:${PORTS.traced}`;
-    const within = this.#atServer;
-    const server = await openServer(this.#space, partial, ['--log', 'warn'], { listen, within });
+  /** Reports one run of each service for which none has been reported yet. */
+  async #report(services: PreparedService[]): Promise<void> {
     const worker = await this.#worker('traced');
+    let traced = 0;
     for (const service of services) {
+      const name = this.imageName(service, 'new');
+      const { order } = JSON.parse(
+        await worker.run('image', 'inspect', name, '--json'),
+      ) as Inspected;
+      if (order.runs > 0) continue;
       process.stderr.write(`tracing ${service.service.name}\n`);
       await this.#trace(worker, service);
+      traced++;
     }
-    await worker.run('trace', 'report', '--wait');
+    if (traced > 0) await worker.run('trace', 'report', '--wait');
     await worker.stop();
-    await this.#space.end(server.process);
-    renameSync(partial, data.traced);
   }
 
   async #trace(worker: Worker, service: PreparedService): Promise<void> {

@@ -91,10 +91,10 @@ function shuffled<T>(items: T[], random: () => number): T[] {
 }
 
 /**
- * Directory of what the servers hold, kept from one run to the next as long as the images and the sources
- * that make bundles are the same.
+ * Directory of what the servers hold, kept from one run to the next as long as the sources that make
+ * bundles are the same.
  */
-function cacheDirectory(services: PreparedService[]): string {
+function cacheDirectory(): string {
   const hash = createHash('sha256');
   for (const stage of ['image', 'delta', 'optimize', 'serve']) {
     const directory = join(REPOSITORY, 'src', stage);
@@ -103,14 +103,10 @@ function cacheDirectory(services: PreparedService[]): string {
         hash.update(readFileSync(join(directory, name)));
     }
   }
-  for (const { layouts } of services) {
-    for (const layout of Object.values(layouts))
-      hash.update(readFileSync(join(layout, 'index.json')));
-  }
   const parent = join(REPOSITORY, '.cache/bench/startup');
   const key = hash.digest('hex').slice(0, 16);
   mkdirSync(parent, { recursive: true });
-  // Those of other sources or other images will not be asked for again.
+  // Those of other sources will not be asked for again.
   for (const name of readdirSync(parent)) {
     if (name !== key) rmSync(join(parent, name), { recursive: true, force: true });
   }
@@ -243,7 +239,7 @@ async function main(space: Workspace): Promise<void> {
   const services = prepareImages(chosen.services);
   const wan = await Wan.start({ rttMs: 0.2, bitsPerSecond: 1e9 });
   space.defer(() => wan.close());
-  const systems = availableSystems(space, wan, cacheDirectory(services)).filter(
+  const systems = availableSystems(space, wan, cacheDirectory()).filter(
     (system) => chosen.systems === undefined || chosen.systems.includes(system.name),
   );
   for (const system of systems) await system.publish(services);
