@@ -13,5 +13,7 @@ fi
 exec "$@"
 SCRIPT
   install -d -m 0700 "$1/var/lib/postgresql/data"
-  chroot "$1" chown postgres:postgres /var/lib/postgresql/data
+  # For its socket; what packages have in /run does not reach an image.
+  install -d -m 2775 "$1/run/postgresql"
+  chroot "$1" chown postgres:postgres /var/lib/postgresql/data /run/postgresql
 }
