@@ -53,6 +53,11 @@ export class Changes {
     return (await this.list()).some((each) => each.id === id && each.kept);
   }
 
+  /** Removes the changes of a mount that was detached and has lost its last user, unless they are kept. */
+  async removeDropped(id: string): Promise<void> {
+    await dropSnapshot(snapshotDirectories(this.#snapshots, id));
+  }
+
   /**
    * Removes the snapshots of mounts that are gone; what is in use, or may be, stays.
    * @param keptToo  also those that are kept

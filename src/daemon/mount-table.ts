@@ -283,10 +283,11 @@ export class MountTable {
     } catch (error) {
       if (!lazy) throw await this.#teardownError(mount, error);
       // Only where it is in use: what is detached may go on being written to, and its snapshot stays
-      // until the next `gc`.
+      // until nobody does.
       this.#log.info({ id, directory: mount.directory }, 'in use: detached');
       this.#detached.add(id);
       await instance.teardown({ detach: true, keep });
+      void instance.released.then(() => this.#released(id));
     }
     this.#mounts.delete(id);
     await this.#options.notes.remove(note);
@@ -294,6 +295,16 @@ export class MountTable {
     mount.releaseIdle();
     mount.setGone();
     this.#log.info({ id, directory: mount.directory }, 'unmounted');
+  }
+
+  /** A detached mount has lost its last user. */
+  async #released(id: string): Promise<void> {
+    await this.changes.removeDropped(id).catch((error: unknown) => {
+      // The next `gc` tries again.
+      this.#log.warn({ err: error, id }, 'what a mount has written could not be removed');
+    });
+    this.#detached.delete(id);
+    this.#log.info({ id }, 'nobody uses it any more');
   }
 
   /** Unmounts what is not in use; a container that has just been killed gets a moment to be gone. */

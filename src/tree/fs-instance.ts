@@ -107,6 +107,8 @@ export class FsInstance {
   /** Turning recording on and off, one after the other. */
   #switching: Promise<unknown> = Promise.resolve();
   #teardown: Promise<void> | undefined;
+  readonly #released = Promise.withResolvers<void>();
+  #sessionEnded = false;
   #retained = true;
 
   /** Takes one use of the template, given back when the mount is down. */
@@ -193,12 +195,23 @@ export class FsInstance {
     this.#features = await session.start();
     const own = await OwnMount.at(mountPoint);
     this.#undo.push(async ({ detach }) => {
-      // One that is gone ends when its last user goes: the session tells.
-      if ((await own?.place()) !== 'gone') await session.unmount(detach === true);
+      if ((await own?.place()) !== 'gone') return session.unmount(detach === true);
+      // One that is gone ends when its last user goes: the session tells. Until then it writes.
+      if (writable === undefined || detach === true || this.#sessionEnded) return;
+      throw new FirstlightError('busy', `${mountPoint} was unmounted, and is in use elsewhere`, {
+        hint: 'end the containers that have it in a mount namespace of their own',
+      });
     });
   }
 
+  /** Resolves when nobody uses the mount any more: after a lazy unmount, when the last user has gone. */
+  get released(): Promise<void> {
+    return this.#released.promise;
+  }
+
   #closed(error: string | undefined): void {
+    this.#sessionEnded = true;
+    this.#released.resolve();
     // During a teardown that is what was wanted.
     if (this.#teardown !== undefined) return;
     const { log, mountPoint, onEnded } = this.#options;
