@@ -7,11 +7,23 @@
 import { FirstlightError } from '../../errors/errors.ts';
 import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
 import type { NativeUpper } from '../../native/upper.ts';
-import { DT_DIR, DT_UNKNOWN, E, errnoOf, S_IFCHR, S_IFDIR, S_IFMT } from './abi.ts';
+import {
+  DT_DIR,
+  DT_UNKNOWN,
+  E,
+  errnoOf,
+  RENAME_WHITEOUT,
+  S_IFCHR,
+  S_IFDIR,
+  S_IFMT,
+} from './abi.ts';
 import { type Core, OWN_INO } from './core.ts';
 import { type Directory, FileNode } from './node.ts';
 import { ensureUpper } from './promote.ts';
-import { METACOPY, OPAQUE, ORIGIN, REDIRECT } from './xattr-names.ts';
+import { METACOPY, OPAQUE, ORIGIN, REDIRECT, toUpper } from './xattr-names.ts';
+
+/** An attribute that is set and removed again. */
+const PROBE = 'trusted.firstlight.probe';
 
 /** Removes everything in a directory. */
 export function emptyDirectory(io: NativeUpper, fd: number): void {
@@ -37,6 +49,33 @@ function removeDirectory(io: NativeUpper, parent: number, name: string): void {
     io.close(fd);
   }
   io.rmdir(parent, name);
+}
+
+/**
+ * Tries what every change needs: trusted attributes, whiteouts, and renames that leave one.
+ * @throws FirstlightError 'unsupported'
+ */
+function probe(core: Core, upper: number): void {
+  const { io, work } = core;
+  const [from, to] = [core.workName(), core.workName()];
+  try {
+    io.setxattr(upper, '', PROBE, Buffer.from('y'), 0);
+    io.removexattr(upper, '', PROBE);
+    io.mknod(work, from, S_IFCHR, 0, { uid: 0, gid: 0 });
+    io.rename(work, from, work, to, RENAME_WHITEOUT);
+    io.unlink(work, from);
+    io.unlink(work, to);
+  } catch (cause) {
+    if (![E.EOPNOTSUPP, E.EINVAL, E.ENOSYS, E.EPERM].includes(errnoOf(cause))) throw cause;
+    throw new FirstlightError(
+      'unsupported',
+      `the filesystem of upper/ keeps no changes: ${cause}`,
+      {
+        hint: 'put --root on ext4, xfs, btrfs or tmpfs and run as root, or mount with --rw overlay or off',
+        cause,
+      },
+    );
+  }
 }
 
 /** Rebuilds the merged view from upper/. */
@@ -77,8 +116,11 @@ class Scan {
       this.#core.thaw(root.id);
       return;
     }
+    probe(this.#core, fd);
     for (const [attribute, value] of toc.xattrs(0)) {
-      if (io.getxattr(fd, '', attribute) === undefined) io.setxattr(fd, '', attribute, value, 0);
+      const own = toUpper(attribute);
+      if (own !== undefined && io.getxattr(fd, '', own) === undefined)
+        io.setxattr(fd, '', own, value, 0);
     }
     io.setxattr(fd, '', ORIGIN, Buffer.from('1'), 0);
     io.stat(fd, '', this.#attributes);
