@@ -101,6 +101,9 @@ bench-trace: setup ## what a recorded run is worth: five services, tree order ag
 bench-trace-cost: setup ## what recording costs those who read; JSON=FILE for rows
 	node bench/trace-cost.ts
 
+.PHONY: bench-writes
+bench-writes: setup ## files created, written and first written to, initdb, against overlayfs; JSON=FILE for rows
+	node bench/writes.ts
 .PHONY: bench-levers
 bench-levers: setup ## what each way around slow start is worth on a long link; JSON=FILE for rows
 	@scripts/setup.sh iproute2

@@ -110,7 +110,7 @@ export async function bigTree(): Promise<string> {
 }
 
 /** Directory of a real image of test/images, built on the first call. */
-export function realImage(name: 'redis' | 'python'): string {
+export function realImage(name: 'redis' | 'python' | 'programs'): string {
   const out = execFileSync('bash', [`${IMAGES}build.sh`, name], {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'inherit'],

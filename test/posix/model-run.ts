@@ -8,9 +8,9 @@ import fc from 'fast-check';
 import { must } from '../lib/proc.ts';
 import { Stage } from '../lib/stage.ts';
 import { Interpreter } from './interpreter.ts';
-import { compareRun, type Excuse, type Run, runs, type Vocabulary } from './model.ts';
+import { compareRun, difference, type Excuse, type Run, runs, type Vocabulary } from './model.ts';
 import type { Subject } from './script.ts';
-import { closeSubject, openSubject, serveTar } from './subject.ts';
+import { closeSubject, openSubject, serveTar, unpackTar } from './subject.ts';
 
 /** What is compared with what, and how much. */
 export interface ModelTest {
@@ -59,19 +59,67 @@ async function oneRun(
   const interpreters: Interpreter[] = [];
   try {
     for (const subject of [test.reference, test.subject]) {
-      const directory = await openSubject(stage, subject, tar, image);
+      const options = subject === 'fuse' ? ['--name', name] : [];
+      const directory = await openSubject(stage, subject, tar, image, options);
       opened.push([subject, directory]);
       const interpreter = await Interpreter.start(directory);
       interpreters.push(interpreter);
       // Clause 9.1.
       if (subject === 'overlay') await interpreter.must(['lax inodes']);
     }
-    return await compareRun(run, interpreters[0]!, interpreters[1]!, test.excuse);
+    const [reference, subject] = interpreters as [Interpreter, Interpreter];
+    const found = await compareRun(run, reference, subject, test.excuse);
+    if (found !== undefined || test.subject !== 'fuse') return found;
+    // A reference in kernel overlayfs breaks hard links: what was made is held against itself.
+    const state = await subject.tree();
+    await subject.close();
+    return await afterwards(stage, tar, image, name, opened.at(-1)![1], state);
   } finally {
     for (const interpreter of interpreters) await interpreter.close();
     for (const [subject, directory] of opened) await closeSubject(stage, subject, directory);
+    await stage.must(['gc', '--snapshots']);
     await rm(tar);
   }
+}
+
+/**
+ * Clauses 11.1 and 11.2: kernel overlayfs over the unpacked image shows the same with the upper
+ * directory that a mount has left, and so does the next mount of the same name, which is left mounted.
+ */
+async function afterwards(
+  stage: Stage,
+  tar: string,
+  image: string,
+  name: string,
+  directory: string,
+  state: string[],
+): Promise<string | undefined> {
+  await stage.must(['umount', '--keep', directory]);
+  const lower = join(stage.dir, `${name}-lower`);
+  const merged = join(stage.dir, `${name}-merged`);
+  await unpackTar(tar, lower);
+  await mkdir(merged);
+  const upper = join(stage.root, 'snapshots', name, 'upper');
+  const work = join(stage.dir, `${name}-work`);
+  await mkdir(work);
+  const layers = `lowerdir=${lower},upperdir=${upper},workdir=${work},redirect_dir=on`;
+  await must('mount', ['-t', 'overlay', 'overlay', '-o', layers, merged]);
+  const seen = await treeOf(merged).finally(() => must('umount', [merged]));
+  // Where a file came from, which the mount itself does not show.
+  const above = seen.map((line) =>
+    line.replace(/,trusted\.firstlight\.origin=\d+|trusted\.firstlight\.origin=\d+,?/, ''),
+  );
+  const overlay = difference(state, above);
+  for (const path of [lower, merged, work]) await rm(path, { recursive: true });
+  if (overlay !== undefined) return `kernel overlayfs over the same upper directory:\n${overlay}`;
+  await stage.must(['mount', image, directory, '--rw', 'fuse', '--name', name]);
+  const again = difference(state, await treeOf(directory));
+  return again === undefined ? undefined : `after another mount of the same name:\n${again}`;
+}
+
+async function treeOf(directory: string): Promise<string[]> {
+  const interpreter = await Interpreter.start(directory);
+  return interpreter.tree().finally(() => interpreter.close());
 }
 
 /**

@@ -19,14 +19,13 @@ function clausesOfPage(): Map<string, string> {
   return found;
 }
 
-/** All text of the tests that mount. */
+/** All text of the tests. */
 function testSources(): string {
   const texts: string[] = [];
-  for (const folder of ['test/e2e', 'test/long', 'test/native']) {
-    for (const name of readdirSync(join(REPOSITORY, folder))) {
-      if (name.endsWith('.test.ts')) {
-        texts.push(readFileSync(join(REPOSITORY, folder, name), 'utf8'));
-      }
+  for (const folder of ['src', 'test']) {
+    const root = join(REPOSITORY, folder);
+    for (const name of readdirSync(root, { recursive: true, encoding: 'utf8' })) {
+      if (name.endsWith('.test.ts')) texts.push(readFileSync(join(root, name), 'utf8'));
     }
   }
   return texts.join('\n');

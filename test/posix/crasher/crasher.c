@@ -167,6 +167,7 @@ static int check(int done, int files) {
   for (int file = 0; file < files; file++) {
     bool old = is_old(file), new = is_new(file);
     bool well = file < done ? new : file == done ? old || new : old;
+    if (file == done && well) printf("under way: %s\n", new ? "new" : "old");
     if (well) continue;
     printf("file %d (kind %d), %s: neither as it must be; old %d, new %d\n", file, file % KINDS,
            file < done    ? "done"
