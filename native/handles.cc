@@ -15,7 +15,26 @@ constexpr size_t kLookMax = 64;
 constexpr std::chrono::milliseconds kRefusedWithin{1};
 }  // namespace
 
-bool HandleTable::changed_since(uint64_t node, uint64_t seen) const {
+HandleTable::Kind HandleTable::kind_of(const Handle& handle) {
+  return handle.backed ? Kind::kPassthrough : handle.direct ? Kind::kDirect : Kind::kCached;
+}
+
+uint32_t& HandleTable::count_of(Opens& opens, Kind kind) {
+  switch (kind) {
+    case Kind::kPassthrough:
+      return opens.passthrough;
+    case Kind::kDirect:
+      return opens.direct;
+    case Kind::kCached:
+      break;
+  }
+  return opens.cached;
+}
+
+// Under the lock: a cached open, or a direct one that nobody has looked at.
+bool HandleTable::bars_passthrough(uint64_t node, uint64_t seen) const {
+  auto opens = opens_.find(node);
+  if (opens != opens_.end() && opens->second.cached > 0) return true;
   auto found = direct_by_node_.find(node);
   return found != direct_by_node_.end() && found->second.last > seen;
 }
@@ -25,15 +44,14 @@ Commit HandleTable::commit(const std::shared_ptr<Handle>& handle, uint64_t seen,
   uint64_t node = handle->node;
   if (!by_tree && divergence_.thawed(node)) return Commit::kThawed;
   if (handle->backed) {
-    if (changed_since(node, seen)) return Commit::kAgain;
+    if (bars_passthrough(node, seen)) return Commit::kAgain;
   } else {
     auto found = opens_.find(node);
     if (found != opens_.end() && found->second.passthrough > 0) return Commit::kAgain;
   }
   handle->fh = next_++;
   handles_[handle->fh] = handle;
-  Opens& opens = opens_[node];
-  (handle->backed ? opens.passthrough : opens.others)++;
+  count_of(opens_[node], kind_of(*handle))++;
   if (handle->direct) {
     Direct& direct = direct_by_node_[node];
     direct.handles.push_back(handle);
@@ -46,7 +64,7 @@ Commit HandleTable::commit(const std::shared_ptr<Handle>& handle, uint64_t seen,
 Commit HandleTable::commit_passthrough(uint64_t node, uint64_t seen, bool by_tree) {
   std::lock_guard lock(mutex_);
   if (!by_tree && divergence_.thawed(node)) return Commit::kThawed;
-  if (changed_since(node, seen)) return Commit::kAgain;
+  if (bars_passthrough(node, seen)) return Commit::kAgain;
   opens_[node].passthrough++;
   return Commit::kDone;
 }
@@ -69,12 +87,13 @@ std::shared_ptr<Handle> HandleTable::find(uint64_t fh) {
   return found->second;
 }
 
-void HandleTable::left(uint64_t node, bool passthrough) {
+void HandleTable::left(uint64_t node, Kind kind) {
   auto found = opens_.find(node);
   if (found == opens_.end()) return;
-  uint32_t& count = passthrough ? found->second.passthrough : found->second.others;
+  Opens& opens = found->second;
+  uint32_t& count = count_of(opens, kind);
   if (count > 0) count--;
-  if (found->second.passthrough == 0 && found->second.others == 0) opens_.erase(found);
+  if (opens.passthrough == 0 && opens.direct == 0 && opens.cached == 0) opens_.erase(found);
 }
 
 std::shared_ptr<Handle> HandleTable::remove(uint64_t fh) {
@@ -83,7 +102,7 @@ std::shared_ptr<Handle> HandleTable::remove(uint64_t fh) {
   if (found == handles_.end()) return nullptr;
   std::shared_ptr<Handle> gone = std::move(found->second);
   handles_.erase(found);
-  left(gone->node, gone->backed);
+  left(gone->node, kind_of(*gone));
   if (gone->backed) learn_refusal(gone->node);
   if (!gone->direct) return gone;
   direct_.fetch_sub(1, std::memory_order_release);
@@ -95,7 +114,7 @@ std::shared_ptr<Handle> HandleTable::remove(uint64_t fh) {
 
 void HandleTable::passthrough_left(uint64_t node, bool undelivered) {
   std::lock_guard lock(mutex_);
-  left(node, true);
+  left(node, Kind::kPassthrough);
   if (!undelivered) learn_refusal(node);
 }
 
@@ -111,7 +130,9 @@ void HandleTable::flushed(uint64_t fh, uint32_t tid) {
 uint32_t HandleTable::opens(uint64_t node) {
   std::lock_guard lock(mutex_);
   auto found = opens_.find(node);
-  return found == opens_.end() ? 0 : found->second.passthrough + found->second.others;
+  if (found == opens_.end()) return 0;
+  const Opens& opens = found->second;
+  return opens.passthrough + opens.direct + opens.cached;
 }
 
 // What is looked at: the descriptors and mappings of the process that opened the handle. A child

@@ -10,6 +10,8 @@
 // other.
 #pragma once
 
+#include <time.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -41,6 +43,10 @@ struct Handle {
   std::shared_ptr<const UniqueFd> upper;
   /** What the tree wants to hear of the close; 0: nothing. */
   double tag = 0;
+  /** Status change time of a file that is open to be written, when it was opened: a mapping changes
+   * the file, and tells the kernel nothing of it. */
+  timespec changed = {};
+  bool writable = false;
 
   // Under the table's lock.
   /** Its opener has closed a descriptor of it (or never had one): what still holds it is a mapping.
@@ -115,10 +121,15 @@ class HandleTable {
   };
   struct Opens {
     uint32_t passthrough = 0;
-    uint32_t others = 0;
+    uint32_t direct = 0;
+    /** Through the kernel's page cache; passthrough never joins them. */
+    uint32_t cached = 0;
   };
-  bool changed_since(uint64_t node, uint64_t seen) const;
-  void left(uint64_t node, bool passthrough);
+  enum class Kind { kPassthrough, kDirect, kCached };
+  static Kind kind_of(const Handle& handle);
+  static uint32_t& count_of(Opens& opens, Kind kind);
+  bool bars_passthrough(uint64_t node, uint64_t seen) const;
+  void left(uint64_t node, Kind kind);
   void learn_refusal(uint64_t node);
 
   Transport& transport_;

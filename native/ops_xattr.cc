@@ -22,8 +22,8 @@ int send_sized(const Context& c, uint32_t asked, const void* data, size_t bytes)
 }  // namespace
 
 int op_getxattr(const Context& c) {
-  // ENODATA and never ENOSYS, though the kernel would remember that and no longer ask: programs that
-  // compare trees (containerd's commit of a container) take EOPNOTSUPP for a failure.
+  // ENODATA and never ENOSYS, though the kernel would remember that and no longer ask: programs
+  // that compare trees (containerd's commit of a container) take EOPNOTSUPP for a failure.
   const TocRow* row = c.inode();
   if (row == nullptr) return -ESTALE;
   auto name = c.request.name(sizeof(fuse_getxattr_in));
@@ -47,7 +47,10 @@ int op_listxattr(const Context& c) {
   if (row == nullptr) return -ESTALE;
   size_t used = 0;
   bool fits = true;
+  // As other filesystems: the kernel itself hides them from getxattr(2) alone.
+  bool all = c.request.header->uid == 0;
   c.toc().each_xattr(*row, [&](const TocXattr& xattr) {
+    if (!all && xattr.name.starts_with("trusted.")) return true;
     if (xattr.name.size() + 1 > kMaxReply - used) return fits = false;
     memcpy(c.scratch + used, xattr.name.data(), xattr.name.size());
     used += xattr.name.size();

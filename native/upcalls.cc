@@ -2,7 +2,10 @@
 #include "upcalls.h"
 
 #include <errno.h>
+#include <sched.h>
 
+#include <algorithm>
+#include <chrono>
 #include <map>
 #include <utility>
 
@@ -11,6 +14,14 @@
 namespace firstlight {
 
 namespace {
+
+// As lane_reader.cc has them, for the same reason: looks that paid raise the credit by one step,
+// those that did not lower it by four.
+constexpr std::chrono::microseconds kLook{30};
+constexpr int kCreditMax = 64;
+constexpr int kHit = 1;
+constexpr int kMiss = 4;
+constexpr uint32_t kRetry = 16;
 
 // Channels by number, so that another JavaScript thread finds its session's.
 struct Registry {
@@ -65,6 +76,7 @@ std::vector<std::shared_ptr<Upcall>> UpcallChannel::take_all() {
   std::vector<std::shared_ptr<Upcall>> all;
   std::lock_guard lock(mutex_);
   queue_.clear();
+  queued_.store(0, std::memory_order_relaxed);
   for (auto& [call, upcall] : calls_) all.push_back(std::move(upcall));
   calls_.clear();
   return all;
@@ -73,6 +85,7 @@ std::vector<std::shared_ptr<Upcall>> UpcallChannel::take_all() {
 // Under the lock.
 void UpcallChannel::enqueue(std::shared_ptr<Upcall> upcall) {
   queue_.push_back(std::move(upcall));
+  queued_.fetch_add(1, std::memory_order_relaxed);
   if (std::exchange(signalled_, true)) return;
   wake_();
 }
@@ -89,17 +102,47 @@ bool UpcallChannel::submit(std::shared_ptr<Upcall> upcall) {
   return true;
 }
 
+bool UpcallChannel::worth_looking() {
+  if (credit_ > 0) return true;
+  if (++since_look_ < kRetry) return false;
+  since_look_ = 0;
+  return true;
+}
+
+bool UpcallChannel::look() {
+  auto end = std::chrono::steady_clock::now() + kLook;
+  do {
+    // The caller, or the lane that has its request, may be waiting for this CPU.
+    sched_yield();
+    if (queued_.load(std::memory_order_relaxed) > 0) {
+      credit_ = std::min(credit_ + kHit, kCreditMax);
+      return true;
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  credit_ = std::max(credit_ - kMiss, 0);
+  return false;
+}
+
 std::shared_ptr<Upcall> UpcallChannel::take_next() {
+  // As long as this thread looks, nobody wakes it.
+  if (queued_.load(std::memory_order_relaxed) == 0 && worth_looking()) look();
   std::lock_guard lock(mutex_);
+  std::shared_ptr<Upcall> next = pop();
+  if (next == nullptr) signalled_ = false;
+  return next;
+}
+
+// Under the lock.
+std::shared_ptr<Upcall> UpcallChannel::pop() {
   while (!queue_.empty()) {
     std::shared_ptr<Upcall> next = std::move(queue_.front());
     queue_.pop_front();
+    queued_.fetch_sub(1, std::memory_order_relaxed);
     // One that was ended while it stood in the queue is in the table no more.
     if (next->call != 0 && !calls_.contains(next->call)) continue;
     next->stage = Upcall::Stage::kBusy;
     return next;
   }
-  signalled_ = false;
   return nullptr;
 }
 

@@ -78,7 +78,11 @@ class UpcallChannel {
   bool attach(std::function<void()> wake);
   /** Requests end with EIO from now on; those that the tree has not answered, too. */
   void detach();
-  /** The next request or message to be worked on; nullptr where there is none. */
+  /**
+   * The next request or message to be worked on; nullptr where there is none. Looks again for some
+   * 30 us before it says so, as long as that pays: a program's next request follows a reply at
+   * once, and to wake a sleeping thread costs more than the request itself.
+   */
   std::shared_ptr<Upcall> take_next();
   /** The tree has looked at a request without answering it. */
   void hold(const std::shared_ptr<Upcall>& upcall);
@@ -122,6 +126,9 @@ class UpcallChannel {
  private:
   explicit UpcallChannel(double number) : number_(number) {}
   void enqueue(std::shared_ptr<Upcall> upcall);
+  std::shared_ptr<Upcall> pop();
+  bool worth_looking();
+  bool look();
   void refuse(const std::shared_ptr<Upcall>& upcall, int error);
   std::vector<std::shared_ptr<Upcall>> take_all();
 
@@ -136,6 +143,11 @@ class UpcallChannel {
   std::vector<uint64_t> thawed_before_;
   std::unordered_map<uint64_t, std::shared_ptr<Upcall>> calls_;
   std::deque<std::shared_ptr<Upcall>> queue_;
+  std::atomic<size_t> queued_{0};
+
+  // The tree's thread only.
+  int credit_ = 0;           // how well looking paid lately
+  uint32_t since_look_ = 0;  // times it was not tried
 };
 
 }  // namespace firstlight

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/stat.h>
 
 namespace firstlight {
 
@@ -60,6 +61,24 @@ Commit commit_adopted(Session& session, const UpperOpen& open,
   return result;
 }
 
+void note_change_time(Handle& handle) {
+  int flags = fcntl(handle.upper->get(), F_GETFL);
+  struct stat st;
+  handle.writable =
+      flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && fstat(handle.upper->get(), &st) == 0;
+  if (handle.writable) handle.changed = st.st_ctim;
+}
+
+// The kernel has heard of what was written, and of nothing that came by a mapping.
+void tell_changes(Session& session, const Handle& handle) {
+  struct stat st;
+  if (!handle.writable || fstat(handle.upper->get(), &st) != 0) return;
+  bool same =
+      st.st_ctim.tv_sec == handle.changed.tv_sec && st.st_ctim.tv_nsec == handle.changed.tv_nsec;
+  // Without a name nobody asks.
+  if (!same && st.st_nlink > 0) session.notifier().invalidate_attributes(handle.node);
+}
+
 // 0, -EAGAIN where another open came between, kDiverted, or a negative errno.
 int try_open(Session& session, const UpperOpen& open, bool keep, CommitStep commit) {
   auto handle = std::make_shared<Handle>();
@@ -67,6 +86,7 @@ int try_open(Session& session, const UpperOpen& open, bool keep, CommitStep comm
   handle->content = kNone;
   handle->upper = open.fd;
   handle->tag = open.tag;
+  note_change_time(*handle);
   uint64_t seen = 0;
   int id = 0;
   if (session.passthrough_upper() && session.handles().passthrough_may_join(open.node, &seen)) {
@@ -133,6 +153,7 @@ int release_upper(const Context& c) {
   if (find_upper(session, fh) == nullptr) return -EBADF;
   auto handle = session.handles().remove(fh & ~kFhUpper);
   if (handle == nullptr) return -EBADF;
+  tell_changes(session, *handle);
   if (handle->backed) session.backing().release(handle->node);
   if (handle->tag != 0) {
     auto message = std::make_shared<Upcall>();
