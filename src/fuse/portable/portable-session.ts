@@ -45,6 +45,14 @@ export interface PortableSessionOptions {
   mounter?: Mounter;
 }
 
+/**
+ * All that the library's callbacks hold. The library never lets go of them, so what they hold must be
+ * small: the operations, and with them the tree, are taken away at the end.
+ */
+interface Live {
+  operations: Operations | undefined;
+}
+
 /** One mount after the other: each start looks for the descriptor that it has opened. */
 let starting: Promise<unknown> = Promise.resolve();
 
@@ -53,8 +61,7 @@ export class PortableSession implements Session {
   readonly #template: Template;
   readonly #request: SessionRequest;
   readonly #options: PortableSessionOptions;
-  /** Undefined after the end: the library keeps its callbacks for ever, and must not keep the tree. */
-  #operations: Operations | undefined;
+  readonly #live: Live;
   #mount: LibraryMount | undefined;
   /** The library's descriptor of the device; it is closed when the kernel has let go. */
   #fd: string | undefined;
@@ -68,8 +75,9 @@ export class PortableSession implements Session {
     this.#template = template;
     this.#request = request;
     this.#options = options;
-    this.#operations = new Operations(template, request);
-    this.#lastStats = this.#operations.stats();
+    const operations = new Operations(template, request);
+    this.#live = { operations };
+    this.#lastStats = operations.stats();
   }
 
   /**
@@ -90,7 +98,7 @@ export class PortableSession implements Session {
     try {
       await run;
     } catch (cause) {
-      await this.#operations?.close();
+      await this.#live.operations?.close();
       this.#template.release();
       throw startError(this.#request.mountPoint, cause);
     }
@@ -108,7 +116,7 @@ export class PortableSession implements Session {
   async #start(Library: Library): Promise<void> {
     const { mountPoint, source } = this.#request;
     const before = new Set(await deviceFds());
-    const mount = new Library(mountPoint, this.#callbacks(), this.#libraryOptions(source));
+    const mount = new Library(mountPoint, callbacksOf(this.#live), this.#libraryOptions(source));
     this.#mount = mount;
     await new Promise<void>((resolve, reject) => {
       const late = () => reject(new Error('libfuse has not answered the kernel'));
@@ -153,47 +161,6 @@ export class PortableSession implements Session {
     };
   }
 
-  #callbacks(): Callbacks {
-    /** Answers with what `work` gives, or with the errno of what it throws. */
-    const give = <T>(reply: Reply<[T?]>, work: (operations: Operations) => T): void => {
-      try {
-        reply(0, work(this.#live()));
-      } catch (error) {
-        reply(-errnoOf(error));
-      }
-    };
-    return {
-      getattr: (path, reply) => give(reply, (tree) => tree.getattr(path)),
-      readdir: (path, reply) => give(reply, (tree) => tree.readdir(path)),
-      readlink: (path, reply) => give(reply, (tree) => tree.readlink(path)),
-      statfs: (_path, reply) => give(reply, (tree) => tree.statfs()),
-      open: (path, flags, reply) => give(reply, (tree) => tree.open(path, flags)),
-      read: (_path, handle, buffer, bytes, offset, reply) => {
-        this.#read(handle, buffer, bytes, offset).then(reply, (error: unknown) => {
-          reply(-errnoOf(error));
-        });
-      },
-      release: (_path, handle, reply) => {
-        // Nobody hears of an error of a close.
-        const released = this.#operations?.release(handle) ?? Promise.resolve();
-        released.then(
-          () => reply(0),
-          () => reply(0),
-        );
-      },
-    };
-  }
-
-  async #read(handle: number, buffer: Buffer, bytes: number, offset: number): Promise<number> {
-    return this.#live().read(handle, buffer, bytes, offset);
-  }
-
-  #live(): Operations {
-    // EIO for whoever asks: errnoOf knows nothing better.
-    if (this.#operations === undefined) throw new Error('the session has ended');
-    return this.#operations;
-  }
-
   /** Ends the session where the kernel has let go. */
   async #look(): Promise<void> {
     if (this.#ended) return;
@@ -218,8 +185,8 @@ export class PortableSession implements Session {
   async #end(): Promise<void> {
     this.#ended = true;
     clearInterval(this.#timer);
-    const operations = this.#operations;
-    this.#operations = undefined;
+    const { operations } = this.#live;
+    this.#live.operations = undefined;
     if (operations !== undefined) {
       this.#lastStats = operations.stats();
       await operations.close();
@@ -256,7 +223,7 @@ export class PortableSession implements Session {
       }
       if (code !== 'EINVAL' && code !== 'ENOENT') throw cause;
     }
-    if (detach) this.#operations?.endWaits();
+    if (detach) this.#live.operations?.endWaits();
     await this.#letGo(detach ? 0 : LET_GO_MS);
   }
 
@@ -272,18 +239,55 @@ export class PortableSession implements Session {
 
   /** Counters since the mount; they stay after its end. */
   stats(): SessionStats {
-    return this.#operations?.stats() ?? { ...this.#lastStats };
+    return this.#live.operations?.stats() ?? { ...this.#lastStats };
   }
 
   setTracing(on: boolean): void {
-    this.#operations?.accesses.setTracing(on);
+    this.#live.operations?.accesses.setTracing(on);
   }
 
   takeTrace(): Accesses {
-    const taken = this.#operations?.accesses.take() ?? this.#lastAccesses;
+    const taken = this.#live.operations?.accesses.take() ?? this.#lastAccesses;
     this.#lastAccesses = { accesses: [], lost: 0 };
     return taken;
   }
+}
+
+/** Answers requests by the operations, and with EIO when they have ended. */
+function callbacksOf(live: Live): Callbacks {
+  const operations = (): Operations => {
+    // EIO for whoever asks: errnoOf knows nothing better.
+    if (live.operations === undefined) throw new Error('the session has ended');
+    return live.operations;
+  };
+  /** Answers with what `work` gives, or with the errno of what it throws. */
+  const give = <T>(reply: Reply<[T?]>, work: (tree: Operations) => T): void => {
+    try {
+      reply(0, work(operations()));
+    } catch (error) {
+      reply(-errnoOf(error));
+    }
+  };
+  const read = async (handle: number, buffer: Buffer, bytes: number, offset: number) =>
+    operations().read(handle, buffer, bytes, offset);
+  return {
+    getattr: (path, reply) => give(reply, (tree) => tree.getattr(path)),
+    readdir: (path, reply) => give(reply, (tree) => tree.readdir(path)),
+    readlink: (path, reply) => give(reply, (tree) => tree.readlink(path)),
+    statfs: (_path, reply) => give(reply, (tree) => tree.statfs()),
+    open: (path, flags, reply) => give(reply, (tree) => tree.open(path, flags)),
+    read: (_path, handle, buffer, bytes, offset, reply) => {
+      read(handle, buffer, bytes, offset).then(reply, (error: unknown) => reply(-errnoOf(error)));
+    },
+    release: (_path, handle, reply) => {
+      const released = live.operations?.release(handle) ?? Promise.resolve();
+      // Nobody hears of an error of a close.
+      released.then(
+        () => reply(0),
+        () => reply(0),
+      );
+    },
+  };
 }
 
 /** Makes portable sessions that share `options`; what FsInstance takes. */
