@@ -125,7 +125,7 @@ rm -r /var/tmp/fio
 /** Stressors of file systems that ext4 passes, too. */
 const STRESSORS =
   'chdir chmod chown copy-file dentry dir dirdeep dirmany fallocate fcntl fiemap filename flock fstat getdent hdd ' +
-  'iomix link locka lockf lockofd mknod mmap open readahead rename seek sendfile symlink sync-file truncate unlink utime xattr';
+  'iomix link locka lockf lockofd mknod mmap open readahead rename seek sendfile symlink sync-file utime xattr';
 
 const STRESS = `
 mkdir /var/tmp/stress
