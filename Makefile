@@ -109,9 +109,25 @@ bench-levers: setup ## what each way around slow start is worth on a long link; 
 	@scripts/setup.sh iproute2
 	node bench/wan/levers.ts
 
-.PHONY: bench-startup
 BENCH_RESULTS := .cache/results/bench
+RESULTS_PAGE = node bench/results/page.ts --html $(BENCH_RESULTS)/results.html --svg $(BENCH_RESULTS) \
+  $(addprefix --samples ,$(wildcard $(BENCH_RESULTS)/startup.jsonl)) \
+  $(addprefix --rows ,$(wildcard $(BENCH_RESULTS)/*-rows.json))
+.PHONY: bench bench-startup bench-runtime
+bench: ## startup over a long link, and what a service costs that runs; under half an hour
+	@$(MAKE) --no-print-directory bench-startup
+	@$(MAKE) --no-print-directory bench-runtime
+	@echo 'results: $(BENCH_RESULTS)/results.html'
 bench-startup: setup ## from the command to ready over a long link, against containerd; ARGS=--all for everything
 	@scripts/setup.sh containerd
 	@mkdir -p $(BENCH_RESULTS)
 	OUT=$(BENCH_RESULTS)/startup.jsonl JSON=$(or $(JSON),$(BENCH_RESULTS)/startup-rows.json) node bench/startup/startup.ts $(ARGS)
+	@$(MAKE) --no-print-directory bench-page
+bench-runtime: setup ## services that run: redis, PostgreSQL, nginx, Python, against overlayfs; JSON=FILE for rows
+	@scripts/setup.sh redis-tools wrk iproute2
+	@mkdir -p $(BENCH_RESULTS)
+	JSON=$(or $(JSON),$(BENCH_RESULTS)/runtime-rows.json) node bench/runtime/runtime.ts $(ARGS)
+	@$(MAKE) --no-print-directory bench-page
+.PHONY: bench-page
+bench-page: # one HTML page and SVG files of what has been measured last
+	@$(RESULTS_PAGE)
