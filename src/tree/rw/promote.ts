@@ -37,6 +37,8 @@ function keepTimes(core: Core, directories: Iterable<Directory>, change: () => v
     change();
   } finally {
     for (const [directory, a] of before) {
+      // The time of its last change cannot be put back, so what the kernel keeps of it is old.
+      core.host.invalidate(directory.id, '');
       try {
         io.utimes(
           core.fd(directory),
@@ -107,6 +109,7 @@ function promoteDirectory(core: Core, directory: Directory): void {
     discard(core, made, true);
     throw error;
   }
+  core.host.invalidate(directory.id, '');
   directory.upper = true;
   parent.names.put(parent, name, row, directory);
 }

@@ -62,7 +62,56 @@ export class Run {
     return node;
   }
 
+  /**
+   * Attributes that the kernel may keep for good, by node. Those of what an operation is about it lets go
+   * by itself; for all others the tree has to say so.
+   */
+  readonly #kept = new Map<number, Float64Array>();
+
+  /** One operation, and that no attributes which the kernel keeps are wrong now. */
   async apply(operation: Operation): Promise<void> {
+    const ends: string[] = [];
+    if ('at' in operation) ends.push(this.path(operation.at));
+    if ('to' in operation) ends.push(this.path(operation.to));
+    const about = () => ends.flatMap((path) => [path.slice(0, path.lastIndexOf('/')), path]);
+    const touched = new Set(about().map((path) => this.stage.find(path)));
+    const { host } = this.stage;
+    const before = host.invalidations.length;
+    await this.applyAlone(operation);
+    if (this.stage.host !== host) this.#kept.clear();
+    for (const { node, name } of host.invalidations.slice(before))
+      if (name === '') touched.add(node);
+    for (const node of touched) this.#kept.delete(node ?? 0);
+    for (const [node, kept] of this.#kept) this.#compareKept(node, kept);
+    this.#keep(ROOT_NODE);
+  }
+
+  #compareKept(node: number, kept: Float64Array): void {
+    let now: Float64Array;
+    try {
+      now = this.stage.tree.getattr(node).attributes.slice();
+    } catch (error) {
+      assert.equal((error as { errno?: number }).errno, ESTALE);
+      this.#kept.delete(node);
+      return;
+    }
+    // Reads change it, and the kernel lets it go then.
+    now.fill(0, ATTR.atimeSec, ATTR.atimeNsec + 1);
+    assert.deepEqual(now, kept, `attributes of node ${node} that the kernel keeps`);
+  }
+
+  #keep(node: number): void {
+    const { attributes, attrValidMs } = this.stage.tree.getattr(node);
+    const kept = attributes.slice();
+    kept.fill(0, ATTR.atimeSec, ATTR.atimeNsec + 1);
+    if (attrValidMs > 0) this.#kept.set(node, kept);
+    else this.#kept.delete(node);
+    if ((kept[ATTR.mode]! & 0o170000) !== 0o040000) return;
+    for (const child of Array.from(this.stage.tree.list(node, 0), ({ entry }) => entry.node))
+      this.#keep(child);
+  }
+
+  private async applyAlone(operation: Operation): Promise<void> {
     const { stage: s, model: m } = this;
     if (operation.op === 'reopen') return this.reopen();
     if (operation.op === 'letGo') return this.letGo(operation.which);
