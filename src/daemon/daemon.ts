@@ -191,6 +191,7 @@ export class Daemon {
       id,
       face: 'command' as const,
       stats: instance.status().stats,
+      upcalls: instance.status().tree?.upcalls ?? 0,
       waiting: receiver.template.waiting(),
       image: receiver.digest,
     }));
@@ -199,6 +200,7 @@ export class Daemon {
       id: `${digest} ${mountedAt}`,
       face: 'containerd' as const,
       stats: instance.status().stats,
+      upcalls: instance.status().tree?.upcalls ?? 0,
       waiting: receiver.template.waiting(),
       image: digest,
     }));

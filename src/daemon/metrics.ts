@@ -15,6 +15,8 @@ export interface CountedMount {
   /** Who asked for it. */
   face: 'command' | 'containerd';
   stats: SessionStats | undefined;
+  /** Requests that a writable tree of ours took. */
+  upcalls: number;
   /** Requests that wait for contents now. */
   waiting: number;
   /** Image that it shows. */
@@ -91,6 +93,7 @@ export class DaemonMetrics {
       counter('firstlight_waits_total', 'Requests that had to wait for contents'),
       counter('firstlight_wait_seconds_total', 'Time that requests waited for contents'),
       counter('firstlight_wait_timeouts_total', 'Requests given up because contents did not come'),
+      counter('firstlight_upcalls_total', 'Requests that writable trees answered themselves'),
     ];
     const received: Counter = new Counter({
       name: 'firstlight_received_bytes_total',
@@ -109,14 +112,15 @@ export class DaemonMetrics {
     }
     const templates = new Map(mounts.map(({ image, waiting }) => [image, waiting]));
     this.#waiting.set([...templates.values()].reduce((sum, waiting) => sum + waiting, 0));
-    for (const { id, stats } of mounts) if (stats !== undefined) this.#add(id, stats);
+    for (const mount of mounts) this.#add(mount);
     this.#sums.keep(new Set(['received', ...mounts.map(({ id }) => id)]));
   }
 
-  #add(id: string, s: SessionStats): void {
+  #add({ id, stats: s, upcalls }: CountedMount): void {
+    if (s === undefined) return;
     const now = [
       ...[s.lookups, s.opens, s.passthroughOpens, s.reads, s.bytesRead],
-      ...[s.waits, s.waitedMs / 1000, s.timeouts],
+      ...[s.waits, s.waitedMs / 1000, s.timeouts, upcalls],
     ];
     for (const [i, grown] of this.#sums.growth(id, now).entries()) this.#counters[i]?.inc(grown);
   }

@@ -10,7 +10,10 @@ export class SnapshotMetrics {
   readonly failures: Counter<'operation' | 'code'>;
   readonly pulls: Counter<'way' | 'reason'>;
   readonly savedBytes: Counter;
+  readonly waitSeconds: Histogram;
   readonly snapshots: Gauge<'kind'>;
+  /** Number of snapshots by kind, asked when the metrics are read. */
+  count: (() => Promise<Record<string, number>>) | undefined;
 
   constructor(registry = new Registry()) {
     this.registry = registry;
@@ -34,6 +37,12 @@ export class SnapshotMetrics {
       labelNames: ['way', 'reason'],
       registers,
     });
+    this.waitSeconds = new Histogram({
+      name: 'firstlight_wait_duration_seconds',
+      help: 'How long reads of containers waited for contents, as the daemon sees it',
+      buckets: SECONDS,
+      registers,
+    });
     this.savedBytes = new Counter({
       name: 'firstlight_saved_bytes_total',
       help: 'Bytes of layers that an ordinary pull would have downloaded and a lazy one did not',
@@ -44,6 +53,11 @@ export class SnapshotMetrics {
       help: 'Snapshots by kind; lazy: committed ones whose tree comes from the delta server',
       labelNames: ['kind'],
       registers,
+      collect: async () => {
+        for (const [kind, n] of Object.entries((await this.count?.()) ?? {})) {
+          this.snapshots.set({ kind }, n);
+        }
+      },
     });
   }
 }

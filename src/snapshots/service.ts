@@ -62,6 +62,7 @@ export class SnapshotService {
   readonly #keeper: Keeper;
   readonly #rpc: RpcServer;
   readonly #warm: WarmConnection | undefined;
+  readonly #metrics: SnapshotMetrics;
 
   private constructor(
     records: Records,
@@ -69,7 +70,9 @@ export class SnapshotService {
     keeper: Keeper,
     rpc: RpcServer,
     warm: WarmConnection | undefined,
+    metrics: SnapshotMetrics,
   ) {
+    this.#metrics = metrics;
     this.#records = records;
     this.#trees = trees;
     this.#keeper = keeper;
@@ -103,6 +106,7 @@ export class SnapshotService {
         release: options.release,
         close: options.close,
         instance: { makeSession: keeper.sessions, waitTimeoutMs: options.waitTimeoutMs },
+        onWaited: (seconds) => metrics.waitSeconds.observe(seconds),
         isUsed: (digest) => records.call('isMounted', digest),
         log,
       });
@@ -130,7 +134,9 @@ export class SnapshotService {
       await adopt(keeper, trees);
       const rpc = await RpcServer.listen({ socket: options.socket, snapshotter, metrics, log });
       goOn(options, await snapshotter.unfinished());
-      return new SnapshotService(records, trees, keeper, rpc, warm);
+      const service = new SnapshotService(records, trees, keeper, rpc, warm, metrics);
+      metrics.count = () => service.counts();
+      return service;
     } catch (error) {
       await records.close();
       throw error;
@@ -177,6 +183,7 @@ export class SnapshotService {
 
   /** No new calls. */
   async stopListening(): Promise<void> {
+    this.#metrics.count = undefined;
     this.#warm?.stop();
     await this.#rpc.close();
   }

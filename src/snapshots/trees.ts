@@ -10,6 +10,7 @@ import type { LayerStore } from '../store/layer-store.ts';
 import { hexOf } from '../store/layout.ts';
 import { FsInstance, type FsInstanceOptions } from '../tree/fs-instance.ts';
 import type { Ownership } from './directories.ts';
+import { WaitTimes } from './waits.ts';
 
 /** An open image is kept for the snapshot that is about to stand on it, at most so long. */
 const KEEP_MS = 120_000;
@@ -31,12 +32,15 @@ export interface TreesOptions {
   instance: Pick<FsInstanceOptions, 'makeSession' | 'waitTimeoutMs'>;
   /** True where a snapshot that may be mounted stands on the image. */
   isUsed(digest: string): Promise<boolean>;
+  /** Hears how long each wait for contents took. */
+  onWaited(seconds: number): void;
   log: Logger;
 }
 
 /** One mounted image. */
 interface Tree {
   receiver: Receiver;
+  waits: WaitTimes;
   instance: FsInstance;
   path: string;
   /** ms since 1970. */
@@ -166,6 +170,7 @@ export class Trees {
   async #mount(digest: string, receiver: Receiver): Promise<Tree> {
     const { instance: common, store, log } = this.#options;
     const path = this.#pathOf(digest);
+    const waits = new WaitTimes(receiver.template, this.#options.onWaited);
     const instance = new FsInstance({
       ...common,
       id: `image-${hexOf(digest).slice(0, 24)}`,
@@ -174,13 +179,21 @@ export class Trees {
       source: digest,
       rw: 'off',
       snapshots: store.layout.snapshots,
-      wanted: (content, firstPart, lastPart) => receiver.wanted(content, firstPart, lastPart),
+      wanted: (content, firstPart, lastPart) => {
+        receiver.wanted(content, firstPart, lastPart);
+        waits.wanted(content, firstPart, lastPart);
+      },
       onEnded: (error) => this.#lost(digest, error),
       log,
     });
-    await instance.start();
+    try {
+      await instance.start();
+    } catch (error) {
+      waits.stop();
+      throw error;
+    }
     log.info({ image: digest, path }, 'image mounted');
-    return { receiver, instance, path, mountedAt: Date.now() };
+    return { receiver, waits, instance, path, mountedAt: Date.now() };
   }
 
   /** Somebody has unmounted it, or its session died: the next container gets a new mount. */
@@ -198,6 +211,7 @@ export class Trees {
     // Containers that still have it as their lower layer keep the session alive; so it is never
     // detached by force, which would end what they wait for.
     await tree.instance.teardown();
+    tree.waits.stop();
     await this.#options.release(tree.receiver);
     await rmdir(tree.path).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT') throw error;
@@ -271,6 +285,7 @@ export class Trees {
     for (const [digest, tree] of this.#trees) {
       this.#trees.delete(digest);
       try {
+        tree.waits.stop();
         if (await this.#options.isUsed(digest)) await this.#options.close(tree.receiver);
         else await this.#takeDown(digest, tree);
       } catch (error) {

@@ -1,0 +1,87 @@
+// What the daemon and the keeper say to each other, and how long waits take; the keeper itself is under test with
+// real mounts (test/e2e/snapshotter.test.ts).
+import test from 'ava';
+import type { Toc } from '../delta/toc.ts';
+import { ContentStates } from '../tree/content-states.ts';
+import { type ContentMarks, Template } from '../tree/template.ts';
+import { decodeNumbers, encodeNumbers, Lines } from './keeper-protocol.ts';
+import { WaitTimes } from './waits.ts';
+
+/** Contents 0 and 1 of one part each, 2 of three. */
+const TOC = {
+  contents: 3,
+  parts: 5,
+  rows: 4,
+  firstPart: (content: number) => content,
+  partCount: (content: number) => (content === 2 ? 3 : 1),
+  contentOfPart: (part: number) => Math.min(part, 2),
+} as unknown as Toc;
+
+test('numbers travel as they are', (t) => {
+  for (const numbers of [[], [0], [1, 2 ** 32 - 1, 70_000]]) {
+    t.deepEqual([...decodeNumbers(encodeNumbers(Uint32Array.from(numbers)))], numbers);
+  }
+  const view = Uint32Array.from([9, 8, 7]).subarray(1);
+  t.deepEqual([...decodeNumbers(encodeNumbers(view))], [8, 7]);
+});
+
+test('lines are cut wherever the stream is', (t) => {
+  const lines = new Lines();
+  t.deepEqual(lines.take('{"a"'), []);
+  t.deepEqual(lines.take(':1}\n{}\n{'), ['{"a":1}', '{}']);
+  t.deepEqual(lines.take('}\n'), ['{}']);
+});
+
+test('whoever follows a template gets the present state and every later mark', (t) => {
+  const template = new Template('sha256:1', TOC, undefined);
+  template.markReady(Uint32Array.of(0));
+  template.markParts(Uint32Array.of(3));
+  template.markFailed(Uint32Array.of(1), 28);
+  const follower = new ContentStates(TOC);
+  const stop = template.follow(follower);
+  const same = () => {
+    for (const content of [0, 1, 2]) t.is(follower.state(content), template.states.state(content));
+  };
+  same();
+  t.is(follower.failure(1), 28);
+  t.true(follower.readable({ content: 2, firstPart: 1, lastPart: 1 }));
+  t.false(follower.readable({ content: 2, firstPart: 0, lastPart: 1 }));
+  template.clearFailed(Uint32Array.of(1));
+  template.markReady(Uint32Array.of(2));
+  same();
+  stop();
+  template.markReady(Uint32Array.of(1));
+  t.not(follower.state(1), template.states.state(1));
+});
+
+test('parts of a content that is whole are not told: they have no file any more', (t) => {
+  const template = new Template('sha256:1', TOC, undefined);
+  template.markParts(Uint32Array.of(2, 3, 4));
+  template.markReady(Uint32Array.of(2));
+  const told: string[] = [];
+  const note = (what: string) => (numbers: Uint32Array) => told.push(`${what} ${[...numbers]}`);
+  const marks = { markReady: note('ready'), markParts: note('parts'), markFailed: note('failed') };
+  template.follow({ ...marks, clearFailed: note('clear') } as unknown as ContentMarks);
+  t.deepEqual(told, ['ready 2']);
+});
+
+test('a wait is over with its last part, counted once, and not at all where it fails', (t) => {
+  const template = new Template('sha256:1', TOC, undefined);
+  const waited: number[] = [];
+  const waits = new WaitTimes(template, (seconds) => waited.push(seconds));
+  waits.wanted(2, 0, 1);
+  waits.wanted(2, 0, 1);
+  template.markParts(Uint32Array.of(2));
+  t.is(waited.length, 0);
+  template.markParts(Uint32Array.of(3));
+  t.is(waited.length, 1);
+  t.true(waited[0]! >= 0 && waited[0]! < 60);
+  waits.wanted(1, 0, 0);
+  template.markFailed(Uint32Array.of(1), 5);
+  template.clearFailed(Uint32Array.of(1));
+  template.markReady(Uint32Array.of(1));
+  t.is(waited.length, 1);
+  waits.wanted(1, 0, 0);
+  t.is(waited.length, 2, 'what is there already is no wait at all');
+  waits.stop();
+});
