@@ -1,6 +1,7 @@
 // The fake kernel and the image.
 #include "world.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -213,13 +214,30 @@ int FakeTransport::reply(uint32_t, const iovec* pieces, int count) {
   }
   Pending request = found->second;
   pending_.erase(found);
+  const uint8_t* body = bytes.data() + sizeof header;
   if (request.opcode == FUSE_OPEN && header.error == 0) {
-    check_open(request, bytes.data() + sizeof header, total - sizeof header);
+    check_open(request.node, body, total - sizeof header);
+  }
+  if ((request.opcode == FUSE_CREATE || request.opcode == FUSE_TMPFILE) && header.error == 0) {
+    fuse_entry_out entry;
+    if (total != sizeof header + sizeof entry + sizeof(abi::OpenOut)) die("a CREATE of that size");
+    memcpy(&entry, body, sizeof entry);
+    check_open(entry.nodeid, body + sizeof entry, total - sizeof header - sizeof entry);
   }
   return 0;
 }
 
-void FakeTransport::check_open(const Pending& request, const uint8_t* body, size_t bytes) {
+int FakeTransport::notify(const iovec* pieces, int count) {
+  size_t total = 0;
+  for (int i = 0; i < count; i++) total += pieces[i].iov_len;
+  fuse_out_header header;
+  if (count < 2 || pieces[0].iov_len != sizeof header) die("a notification without a header");
+  memcpy(&header, pieces[0].iov_base, sizeof header);
+  if (header.unique != 0 || header.len != total || header.error <= 0) die("a wrong notification");
+  return -ENOENT;
+}
+
+void FakeTransport::check_open(uint64_t node, const uint8_t* body, size_t bytes) {
   abi::OpenOut out;
   if (bytes != sizeof out) die("an OPEN reply of the wrong size");
   memcpy(&out, body, sizeof out);
@@ -229,7 +247,7 @@ void FakeTransport::check_open(const Pending& request, const uint8_t* body, size
       abi::kOpenPassthrough | FOPEN_DIRECT_IO | FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES;
   if (passthrough && (out.open_flags & ~kBeside) != 0) die("flags that passthrough does not take");
   for (const Opened& other : opened_) {
-    if (other.node != request.node) continue;
+    if (other.node != node) continue;
     bool beside = (other.flags & abi::kOpenPassthrough) != 0;
     if (beside && (!passthrough || other.backing != out.backing_id)) {
       die("an open beside passthrough that the kernel refuses");
@@ -237,7 +255,7 @@ void FakeTransport::check_open(const Pending& request, const uint8_t* body, size
     bool cached = (other.flags & (abi::kOpenPassthrough | FOPEN_DIRECT_IO)) == 0;
     if (cached && passthrough) die("passthrough beside a cached open");
   }
-  opened_.push_back({request.node, out.fh, out.open_flags, out.backing_id});
+  opened_.push_back({node, out.fh, out.open_flags, out.backing_id});
 }
 
 int FakeTransport::open_backing(int fd) {

@@ -52,6 +52,7 @@ class FakeTransport : public Transport {
   uint32_t lanes() const override { return lanes_; }
   ssize_t receive(uint32_t lane, uint8_t* buffer, size_t bytes) override;
   int reply(uint32_t lane, const iovec* pieces, int count) override;
+  int notify(const iovec* pieces, int count) override;
   int open_backing(int fd) override;
   void close_backing(int32_t id) override;
   void stop() override;
@@ -78,7 +79,7 @@ class FakeTransport : public Transport {
     uint32_t flags;
     int32_t backing;
   };
-  void check_open(const Pending& request, const uint8_t* body, size_t bytes);
+  void check_open(uint64_t node, const uint8_t* body, size_t bytes);
 
   uint32_t lanes_;
   std::mutex mutex_;
