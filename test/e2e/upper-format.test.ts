@@ -1,7 +1,7 @@
 // The format of upper/: what the writable tree wrote, the kernel's overlayfs shows the same over the
 // unpacked image; and what overlayfs wrote, the tree shows the same. Random operations on both sides.
 //
-// A failure prints its seed; MODEL_SEED=N runs that one again.
+// A failure prints its seed; FIRSTLIGHT_SEED=N runs that one again.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import {
@@ -31,8 +31,8 @@ import type { ModelInode } from '../../src/tree/rw/testing-model.ts';
 import { image, type Operation, operation } from '../../src/tree/rw/testing-operations.ts';
 import { Run } from '../../src/tree/rw/testing-run.ts';
 
-const RUNS = Number(process.env.MODEL_RUNS ?? 25);
-const seed = Number(process.env.MODEL_SEED ?? Date.now() & 0x7fffffff);
+const RUNS = Number(process.env.FIRSTLIGHT_MODEL_RUNS ?? 25);
+const seed = Number(process.env.FIRSTLIGHT_SEED ?? Date.now() & 0x7fffffff);
 const S_IFMT = 0o170000;
 const S_IFDIR = 0o040000;
 
@@ -155,7 +155,7 @@ function dumpTree(s: Stage): string[] {
 }
 
 test('the kernel’s overlayfs shows what the tree wrote', async (t) => {
-  t.log(`MODEL_SEED=${seed}`);
+  t.log(`FIRSTLIGHT_SEED=${seed}`);
   const property = fc.asyncProperty(
     image,
     fc.array(operation, { maxLength: 80, size: 'max' }),
@@ -213,7 +213,7 @@ function applyTo(directory: string, next: Operation): void {
 }
 
 test('the tree shows what the kernel’s overlayfs wrote', async (t) => {
-  t.log(`MODEL_SEED=${seed}`);
+  t.log(`FIRSTLIGHT_SEED=${seed}`);
   const property = fc.asyncProperty(
     image,
     fc.array(operation, { maxLength: 60, size: 'max' }),

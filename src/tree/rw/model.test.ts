@@ -3,7 +3,7 @@
 // included. What native answers without the tree is checked too: whatever was not thawed must be as
 // the image has it.
 //
-// A failure prints its seed; MODEL_SEED=N runs that one again, MODEL_RUNS=N makes as many runs.
+// A failure prints its seed; FIRSTLIGHT_SEED=N runs that one again, FIRSTLIGHT_MODEL_RUNS=N makes as many runs.
 import { closeSync } from 'node:fs';
 import ava from 'ava';
 import fc from 'fast-check';
@@ -12,12 +12,12 @@ import { image, operation } from './testing-operations.ts';
 import { Run } from './testing-run.ts';
 
 const test = AS_ROOT ? ava : ava.skip;
-const RUNS = Number(process.env.MODEL_RUNS ?? 60);
+const RUNS = Number(process.env.FIRSTLIGHT_MODEL_RUNS ?? 60);
 
 test('random operations leave what a plain model has', async (t) => {
   t.timeout(600_000);
-  const seed = Number(process.env.MODEL_SEED ?? Date.now() & 0x7fffffff);
-  t.log(`MODEL_SEED=${seed}`);
+  const seed = Number(process.env.FIRSTLIGHT_SEED ?? Date.now() & 0x7fffffff);
+  t.log(`FIRSTLIGHT_SEED=${seed}`);
   let operations = 0;
   const property = fc.asyncProperty(
     image,
