@@ -118,7 +118,11 @@ void environment_ends(void* data) {
 
 void wake_gone(napi_env env, void*, void* context) {
   auto* b = static_cast<UpcallsBinding*>(context);
-  if (b->self != nullptr) napi_delete_reference(env, std::exchange(b->self, nullptr));
+  // The handler knows the object: what is held here would keep both, and the tree behind them, for
+  // ever.
+  for (napi_ref* reference : {&b->self, &b->handler, &b->numbers}) {
+    if (*reference != nullptr) napi_delete_reference(env, std::exchange(*reference, nullptr));
+  }
 }
 
 UpcallsBinding* unwrap(napi_env env, napi_value self) {
