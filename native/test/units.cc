@@ -1,8 +1,10 @@
 // Pure functions of the native core.
 #include <errno.h>
 #include <stdio.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "../attributes.h"
 #include "../negotiate.h"
 #include "../procfs.h"
 #include "harness.h"
@@ -66,6 +68,37 @@ void units() {
   check(negotiate(&in, sizeof in, {false, false}, &out, &features) == 0 && !features.passthrough &&
             out.max_stack_depth == 0,
         "passthrough switched off");
+  Wanted writable;
+  writable.writable = true;
+  check(negotiate(&in, sizeof in, writable, &out, &features) == 0 && features.writable &&
+            features.passthrough && features.setxattr_ext && out.max_write == kMaxWrite &&
+            out.max_pages * 4096u == kMaxWrite,
+        "a writable session");
+  constexpr uint32_t kAsked = FUSE_HANDLE_KILLPRIV_V2 | FUSE_DONT_MASK | FUSE_ATOMIC_O_TRUNC;
+  constexpr uint32_t kNever = FUSE_WRITEBACK_CACHE | FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
+  check((out.flags & kAsked) == kAsked && (out.flags & kNever) == 0, "flags to write by");
+  writable.passthrough = false;
+  check(negotiate(&in, sizeof in, writable, &out, &features) == 0 && !features.passthrough &&
+            features.direct_io_allow_mmap && out.max_stack_depth == 0,
+        "writable, without passthrough");
+
+  // new_encode_dev: major 0x123, minor 0x45678.
+  double slots[kAttrSlots] = {9, 100, 8,      -5, 3, 1e9,          7,
+                              1, 2,   020644, 1,  5, 4294967294.0, 0x45612378};
+  fuse_attr attr;
+  fill_from_slots(slots, &attr);
+  check(static_cast<int64_t>(attr.atime) == -5 && attr.atimensec == 3 && attr.gid == 4294967294u,
+        "attributes from slots");
+  abi::StatxOut statx;
+  fill_statx(attr, &statx);
+  check(statx.rdev_major == 0x123 && statx.rdev_minor == 0x45678 && statx.atime.sec == -5 &&
+            (statx.mask & STATX_BTIME) == 0,
+        "attributes for statx");
+  struct stat st = {};
+  st.st_rdev = makedev(0x123, 0x45678);
+  fill_from_stat(st, 7, &attr);
+  check(attr.rdev == 0x45612378 && attr.ino == 7, "attributes from stat");
+
   in.flags2 = 1u << 5;  // passthrough, but no shared mappings of direct files
   check(negotiate(&in, sizeof in, {}, &out, &features) == 0 && !features.passthrough, "the pair");
   in.minor = 30;

@@ -109,13 +109,18 @@ export const ATTR_SLOTS = 17;
 export const OPEN_AS = {
   /** Reads, writes and mappings go to the file itself, in the kernel. */
   Passthrough: 0,
-  /** Native reads and writes the descriptor; FOPEN_DIRECT_IO with mappings allowed. */
+  /**
+   * Native reads and writes the descriptor, and clears setuid, setgid and capabilities where the kernel
+   * asks for it; mappings are the file's own. May stand beside passthrough opens of the same file.
+   */
   Direct: 1,
 } as const;
 
 /**
  * Takes one request. It is answered, at once or later, by exactly one reply that names `call`
- * (Forget and Release have no reply, `call` is 0).
+ * (Forget and Release have no reply, `call` is 0). A request that the handler returns from without
+ * a reply waits: should its caller be killed meanwhile, native answers it with EINTR, and what names
+ * `call` later does nothing. So by then nothing may have been done that can be seen.
  * @param numbers  valid until the function returns
  * @param name, name2  byte strings (latin1)
  * @param value  target of a symlink, value of an xattr; the receiver's own
@@ -133,6 +138,7 @@ export interface NativeUpcalls {
   /**
    * From now on every request on the node is an upcall. When it returns, no thread is answering for
    * it from the template any more. One-way; thawing twice does nothing. Own nodes are thawed from the start.
+   * Before the session's start: for when it begins.
    */
   thaw(node: number): void;
   /** Handles that are open on the node now, mappings included; a close that the kernel has not told us of yet counts. */
@@ -171,7 +177,8 @@ export interface NativeUpcalls {
   replyAttr(call: number, attributes: Float64Array, attrValidMs: number): void;
   /**
    * OPEN. Takes over `fd`, open with the access that `flags` asked for. While handles with passthrough
-   * are open on a node, further ones share the backing file of the first, which the caller sees to.
+   * are open on a node, further ones share the backing file of the first, which the caller sees to (EIO
+   * for the program where it does not).
    * @param tag  0, or a number that comes back as Release when this handle is closed
    * @returns false where the caller is gone: nothing is open, no Release comes
    */
@@ -211,7 +218,8 @@ export interface NativeUpcalls {
   /**
    * Native answers OPEN without O_TRUNC (with passthrough) and GETATTR of an own or thawed node by
    * itself from now on, from this descriptor of the upper file, which it takes over: attributes are
-   * those of fstat(2), with this inode number. An adopted node is given back by `disown`.
+   * those of fstat(2), with this inode number. Opens to write only where the descriptor is O_RDWR. The
+   * file, and its room on the disk, is held until `disown`.
    */
   adopt(node: number, fd: number, ino: number): void;
   /** Every request on the node is an upcall again; when it returns, none is being answered by native. */
