@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Workspace } from '../lib/workspace.ts';
 import type { Wan } from '../wan/wan.ts';
-import { findOnPath } from './path.ts';
+import { findOnPath, RUNC } from './path.ts';
 import type { Breakdown, Mode, PreparedService, Start, System } from './system.ts';
 
 const run = promisify(execFile);
@@ -191,9 +191,10 @@ export class ContainerdSystem implements System {
     ]);
     const pull =
       'ctr --address "$1" images pull --plain-http --snapshotter overlayfs "$2" >/dev/null';
-    const start = 'ctr --address "$1" run --rm --net-host --snapshotter overlayfs';
-    const script = `${mode === 'local' ? '' : `${pull} && `}exec ${start} "\${@:4}" "$2" "$3"`;
-    const args = ['-c', script, 'bash', socket, reference, id, ...runDirectories];
+    const start =
+      'ctr --address "$1" run --rm --net-host --snapshotter overlayfs --runc-binary "$4"';
+    const script = `${mode === 'local' ? '' : `${pull} && `}exec ${start} "\${@:5}" "$2" "$3"`;
+    const args = ['-c', script, 'bash', socket, reference, id, RUNC, ...runDirectories];
     const startedAt = Date.now();
     const child = spawn(...this.#wan.atClient('bash', args), { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#space.defer(() => this.#space.end(child));

@@ -11,6 +11,7 @@ import { formatPlatform, hostPlatform } from '../../src/image/platform.ts';
 import { type BenchServer, openServer, type Within, Worker } from '../lib/program.ts';
 import type { Workspace } from '../lib/workspace.ts';
 import type { Wan } from '../wan/wan.ts';
+import { RUNC } from './path.ts';
 import { waitReady } from './ready.ts';
 import type { PreparedService } from './system.ts';
 
@@ -158,7 +159,9 @@ export class DeltaSite {
 
   async #trace(worker: Worker, service: PreparedService): Promise<void> {
     const name = this.imageName(service, 'new');
-    const child = worker.spawn('run', name, '--runtime', 'runc', '--trace', service.service.name);
+    const child = worker.spawn(
+      ...['run', name, '--runtime', RUNC, '--trace', service.service.name],
+    );
     const ended = once(child, 'exit');
     await waitReady(service.service, { child, wan: this.#wan, at: 'server' });
     child.kill('SIGTERM');

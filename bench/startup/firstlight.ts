@@ -11,6 +11,7 @@ import { type Within, Worker } from '../lib/program.ts';
 import type { Workspace } from '../lib/workspace.ts';
 import type { Wan } from '../wan/wan.ts';
 import type { DeltaSite, Order } from './delta-site.ts';
+import { RUNC } from './path.ts';
 import type { Breakdown, Mode, PreparedService, Start, System } from './system.ts';
 
 const run = promisify(execFile);
@@ -84,7 +85,7 @@ export class FirstlightSystem implements System {
     const image =
       mode === 'local' ? this.#site.digest(service, 'new') : this.#site.imageName(service, 'new');
     const startedAt = Date.now();
-    const child = this.#worker!.spawn('run', image, '--runtime', 'runc');
+    const child = this.#worker!.spawn('run', image, '--runtime', RUNC);
     return { child, startedAt };
   }
 

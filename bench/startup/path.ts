@@ -18,3 +18,9 @@ export function findOnPath(name: string): string | undefined {
       }
     });
 }
+
+/**
+ * The runc of every system. Another one where BENCH_RUNC names it: on a busy machine the bench may run in a
+ * scheduling class that a container's cgroup does not take, and a wrapper leaves it first.
+ */
+export const RUNC = process.env.BENCH_RUNC ?? findOnPath('runc') ?? 'runc';
