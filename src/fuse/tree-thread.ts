@@ -1,5 +1,6 @@
 // The main thread's end of the tree's thread: starts it with the first writable mount, hands it
-// mounts, and tells them when it dies. What does not live here: what runs there (tree-worker.ts).
+// mounts, and tells them when it dies. What does not live here: what runs there (tree-service.ts).
+import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { FirstlightError } from '../errors/errors.ts';
 import type { AttachRequest, FromTree, TreeRequest } from './tree-messages.ts';
@@ -13,9 +14,15 @@ export type TreeWorker = Pick<Worker, 'postMessage' | 'terminate' | 'ref' | 'unr
 
 /** Starts a thread of the real kind. */
 function startWorker(): TreeWorker {
-  // Descriptors go from the tree to native, which closes them: Node.js must not.
-  const options = { name: 'tree', trackUnmanagedFds: false };
-  return new Worker(new URL('./tree-worker.ts', import.meta.url), options);
+  // The same ending as this file: .ts in a checkout, .js in the published package.
+  const file = `./tree-worker${extname(import.meta.url)}`;
+  return new Worker(new URL(file, import.meta.url), {
+    name: 'tree',
+    // Flags of the main thread are not for this one.
+    execArgv: [],
+    // Descriptors go from the tree to native, which closes them: Node.js must not.
+    trackUnmanagedFds: false,
+  });
 }
 
 interface Running {
