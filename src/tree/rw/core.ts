@@ -253,12 +253,11 @@ export class Core {
   }
 
   /** A new id for a file; under the old one only handles that are open go on. */
-  renumber(file: FileNode): Promise<void> {
+  renumber(file: FileNode): void {
     file.id = this.nextNode();
     file.lookups = 0;
     file.backing = 'upper';
     this.files.set(file.id, file);
     for (const { directory, name } of file.places) this.host.invalidate(directory.id, name);
-    return this.host.invalidated();
   }
 }

@@ -20,7 +20,7 @@ import { hasPrivileges, killPrivileges, stripsOnWrite, type Where, whereIs } fro
 import { type Core, OWN_INO } from './core.ts';
 import { flagsForUpper, hasDefaultAcl, make } from './make.ts';
 import { type Directory, FileNode } from './node.ts';
-import { type Caller, type Opened, Wait } from './operations.ts';
+import type { Caller, Opened } from './operations.ts';
 import { ensureUpper, promoteFile } from './promote.ts';
 
 type OpenedUpper = Opened & { kind: 'upper' };
@@ -32,7 +32,9 @@ function writes(flags: number): boolean {
 
 /**
  * Sees to it that what is opened, or changed in length, next is the file in upper/.
- * @throws Wait, Errno ESTALE: look the name up again
+ * @throws Errno ESTALE: look the name up again. That does not wait until the kernel has let the names go:
+ *   for them it needs the lock of their directory, which a rename of this very file may hold while it
+ *   waits for the lock that this truncation holds. After ESTALE every name is asked for anew in any case.
  */
 export function takeUpper(core: Core, file: FileNode, id: number): void {
   if (file.id !== id) throw fail('ESTALE', `node ${id} goes by ${file.id} now`);
@@ -42,7 +44,8 @@ export function takeUpper(core: Core, file: FileNode, id: number): void {
     return;
   }
   if (file.state !== 'upper') throw fail('ESTALE', 'a removed file of the image that is open');
-  throw new Wait({ done: core.renumber(file) });
+  core.renumber(file);
+  throw fail('ESTALE', `node ${id} goes by ${file.id} now`);
 }
 
 /** @param id  the id that was asked for @throws Wait */

@@ -79,8 +79,6 @@ export interface TreeHost {
   openHandles(node: number): number;
   /** The kernel forgets a name (or, '' as name, the attributes and pages of a node); later, in order. */
   invalidate(node: number, name: string): void;
-  /** Resolves when all of that has been done. */
-  invalidated(): Promise<void>;
   /** The session may answer opens and attributes of the node from this descriptor, which it takes over. */
   adopt(node: number, fd: number, ino: number): void;
   disown(node: number): void;

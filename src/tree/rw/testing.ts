@@ -47,7 +47,6 @@ export class NotedHost implements TreeHost {
   invalidate(node: number, name: string): void {
     this.invalidations.push({ node, name });
   }
-  async invalidated(): Promise<void> {}
   adopt(node: number, fd: number): void {
     const before = this.adopted.get(node);
     if (before !== undefined) closeSync(before);
