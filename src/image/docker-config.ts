@@ -1,10 +1,10 @@
-// Logins from docker's config.json. Only `auths` is read; credential helpers are named in an error's
-// hint, not run.
+// Logins from docker's config.json: those in the file, and which credential helper has the others.
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { readHelperAuth } from './credential-helper.ts';
 
 /** A login for a registry: name and password, or a token instead of them. */
 export interface RegistryAuth {
@@ -87,20 +87,32 @@ async function readConfig(path: string): Promise<v.InferOutput<typeof Config> | 
   throw new FirstlightError('usage', `${path}: ${field}: ${issue.message}`);
 }
 
+/** What docker calls its own registry where it speaks to helpers. */
+const HUB = 'https://index.docker.io/v1/';
+
 /**
- * The login that docker's config.json has for a registry (`docker.io`, `localhost:5000`), or undefined.
- * @throws FirstlightError `usage` for a config that cannot be read
+ * The login that docker has for a registry (`docker.io`, `localhost:5000`), or undefined: that of the registry's own
+ * helper, else the one in config.json, else that of the helper for all registries.
+ * @throws FirstlightError `usage` for a config that cannot be read, or a helper that fails
  */
 export async function readDockerAuth(registryHost: string): Promise<RegistryAuth | undefined> {
   const path = dockerConfigPath();
   const config = await readConfig(path);
   const wanted = hostOf(registryHost);
+  const named = wanted === 'docker.io' ? HUB : wanted;
+  const own = Object.entries(config?.credHelpers ?? {}).find(([key]) => hostOf(key) === wanted);
+  if (own !== undefined) {
+    const auth = await readHelperAuth(own[1], named);
+    if (auth !== undefined) return auth;
+  }
   for (const [key, entry] of Object.entries(config?.auths ?? {})) {
     if (hostOf(key) !== wanted) continue;
     const auth = fromEntry(entry, path);
     if (auth !== undefined) return auth;
   }
-  return undefined;
+  const store = config?.credsStore;
+  if (own !== undefined || store === undefined || store === '') return undefined;
+  return readHelperAuth(store, named);
 }
 
 /** The credential helper that docker would ask for a registry, or undefined. */

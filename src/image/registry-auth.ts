@@ -136,7 +136,7 @@ export class Authorizer {
     const hint =
       helper === undefined
         ? `check that the image exists, and log in with docker login ${this.#registry}`
-        : `docker keeps its logins in the helper '${helper}', which is not asked; put the login into auths of docker's config.json`;
+        : `the helper 'docker-credential-${helper}' has none, or is not installed; log in with docker login ${this.#registry}`;
     return new FirstlightError('unauthorized', `${name}: the registry wants a login`, { hint });
   }
 }
