@@ -6,27 +6,10 @@ import test, { type ExecutionContext } from 'ava';
 import type { SnapshotStatus } from '../../src/daemon/control.ts';
 import { Containerd } from '../lib/containerd.ts';
 import { listTree, treeDifference } from '../lib/images.ts';
+import { layeredImage } from '../lib/layered-image.ts';
 import { must, run, until } from '../lib/proc.ts';
 import { smallImage } from '../lib/small-image.ts';
 import { Stage } from '../lib/stage.ts';
-
-/** An image with something of everything: directories, links, attributes; as an OCI layout. */
-async function layeredImage(stage: Stage): Promise<string> {
-  const script = `
-    set -e
-    mkdir image-root && cd image-root
-    mkdir -p etc/conf.d/deep old/below app
-    echo hosts >etc/hosts; echo a >etc/conf.d/a; echo b >etc/conf.d/deep/b
-    echo one >app/one; ln app/one app/two; ln -s one app/link; echo rest >app/rest
-    echo x >old/x; echo y >old/below/y; setfattr -n user.kept -v yes old/x
-    head -c 3000000 /dev/urandom >app/large
-    chmod 4755 app/rest; chown 12:34 app/large; mkfifo app/pipe; mknod app/null c 1 3
-    cd .. && umoci init --layout lay && umoci new --image lay:1
-    umoci insert --image lay:1 image-root /
-  `;
-  await must('bash', ['-c', script], { cwd: stage.dir, timeoutMs: 120_000 });
-  return join(stage.dir, 'lay');
-}
 
 /** Every kind of change, by a program in the mount. */
 const CHANGES = `
@@ -62,7 +45,7 @@ async function changed(
   rw: string,
 ): Promise<{ stage: Stage; dir: string; layout: string }> {
   const stage = await Stage.open(t);
-  const layout = await layeredImage(stage);
+  const layout = await layeredImage(stage.dir);
   await stage.serve();
   await stage.addImage(`oci:${layout}:1`, 'app:1');
   const dir = await stage.mount('app:1', ['--rw', rw, '--wait']);
@@ -185,7 +168,7 @@ test('what is asked wrongly of diff and commit is said', async (t) => {
   await fails(['commit', rw, 'new:1'], 2, /nothing has changed/);
   await must('touch', [join(rw, 'new')]);
   await fails(['commit', rw, '--to', `rootfs:${image.tar}`], 2, /oci:DIR:TAG/);
-  const other = await layeredImage(stage);
+  const other = await layeredImage(stage.dir);
   const out = `oci:${join(stage.dir, 'out')}:1`;
   await fails(
     ['commit', rw, '--to', out, '--base', `oci:${other}:1`],
@@ -314,7 +297,7 @@ test('mount --wait ends with an error when the image has gone from the server', 
 
 test('the layout of a committed image stands beside others, and serve tells its address once', async (t) => {
   const stage = await Stage.open(t);
-  const layout = await layeredImage(stage);
+  const layout = await layeredImage(stage.dir);
   const server = await stage.serve();
   await stage.addImage(`oci:${layout}:1`, 'app:1');
   const dir = await stage.mount('app:1', ['--wait']);
