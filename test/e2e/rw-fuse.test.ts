@@ -1,6 +1,7 @@
 // A mount with `--rw fuse` from the command line on: that changes are there, last as long as they
 // should, and leave nothing behind. What each operation does is in writable.test.ts.
-import { readdir, readFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { listTree, treeDifference } from '../lib/images.ts';
@@ -44,11 +45,25 @@ touch -h -d @1500000000 a/link
 const shell = (directory: string, script: string) =>
   must('sh', ['-c', script], { cwd: directory, timeoutMs: 60_000 });
 
-async function imageOn(stage: Stage, rate?: string): Promise<SmallImage> {
-  const image = await smallImage(stage.dir);
+let shared: string;
+let image: SmallImage;
+
+test.before(async () => {
+  shared = await mkdtemp(join(tmpdir(), 'firstlight-rw-fuse-'));
+  image = await smallImage(shared);
+});
+test.after.always(() => rm(shared, { recursive: true, force: true }));
+
+async function imageOn(stage: Stage, rate?: string): Promise<void> {
   await stage.serve(rate === undefined ? {} : { rate });
   await stage.addImage(`rootfs:${image.tar}`, 'small:1');
-  return image;
+}
+
+/** The image's tree as a plain directory of the test's own. */
+async function plainTree(stage: Stage): Promise<string> {
+  const plain = join(stage.dir, 'plain');
+  await must('cp', ['-a', join(shared, 'small-root'), plain]);
+  return plain;
 }
 
 async function killDaemon(stage: Stage): Promise<void> {
@@ -62,7 +77,7 @@ async function killDaemon(stage: Stage): Promise<void> {
 test('everyday changes give the tree that a plain directory has', async (t) => {
   const stage = await Stage.open(t);
   await imageOn(stage);
-  const plain = join(stage.dir, 'small-root');
+  const plain = await plainTree(stage);
   const dir = await stage.mount('small:1', ['--rw', 'fuse']);
   t.deepEqual(treeDifference(await listTree(plain), await listTree(dir)), []);
   await shell(plain, CHANGES);
@@ -103,7 +118,7 @@ test('two mounts of one image change apart from each other', async (t) => {
 
 test('a write to what has not arrived waits for it; one that replaces it does not', async (t) => {
   const stage = await Stage.open(t);
-  const image = await imageOn(stage, '16mbit');
+  await imageOn(stage, '16mbit');
   const dir = await stage.mount('small:1', ['--rw', 'fuse']);
   const before = await stage.mountStatus(dir);
   t.true(before.bytesDone < before.bytes, 'it is still arriving');
@@ -112,7 +127,7 @@ test('a write to what has not arrived waits for it; one that replaces it does no
   t.not(during.transfer.state, 'complete', 'what is thrown away was not waited for');
   await shell(dir, `printf tail >> ${image.library}`);
   await shell(dir, `test "$(tail -c 4 ${image.library})" = tail`);
-  const library = join(stage.dir, 'small-root', image.library);
+  const library = join(shared, 'small-root', image.library);
   await must('cmp', ['-n', '3000000', library, join(dir, image.library)]);
   await shell(dir, 'test "$(cat zz-large/twelve-parts)" = short');
 });
@@ -145,7 +160,7 @@ test('unmounted while in use: refused, or lazily with the changes going on', asy
 test('after kill -9 of the daemon the same mount finds its changes again', async (t) => {
   const stage = await Stage.open(t);
   await imageOn(stage);
-  const plain = join(stage.dir, 'small-root');
+  const plain = await plainTree(stage);
   const dir = await stage.mount('small:1', ['--rw', 'fuse', '--wait']);
   await shell(plain, CHANGES);
   await shell(dir, CHANGES);
@@ -179,7 +194,7 @@ test('a full disk is told to the program, harms nothing, and is over when there 
     t.not(code, 0);
     t.regex(stderr, /No space left/);
   }
-  const large = join(stage.dir, 'small-root/zz-large/twelve-parts');
+  const large = join(shared, 'small-root/zz-large/twelve-parts');
   await must('cmp', [large, join(dir, 'zz-large/twelve-parts')]);
   await must('rm', [join(disk, 'ballast')]);
   await shell(
