@@ -217,7 +217,7 @@ for (const rw of ['overlay', 'fuse']) {
   });
 }
 
-test('changes to another image of the same name are not mixed in', async (t) => {
+test('changes to one image are not mixed into another', async (t) => {
   const stage = await Stage.open(t);
   const image = await smallImage(stage.dir);
   await stage.serve();
@@ -228,8 +228,8 @@ test('changes to another image of the same name are not mixed in', async (t) => 
   await must('tar', ['-C', join(stage.dir, 'small-root'), '-cf', 'other.tar', 'small'], {
     cwd: stage.dir,
   });
-  await stage.addImage(`rootfs:${join(stage.dir, 'other.tar')}`, 'small:1');
-  const ended = await stage.run(['mount', 'small:1', dir, '--name', 'work']);
+  await stage.addImage(`rootfs:${join(stage.dir, 'other.tar')}`, 'other:1');
+  const ended = await stage.run(['mount', 'other:1', dir, '--name', 'work']);
   t.is(ended.code, 13, ended.stderr);
   t.regex(ended.stderr, /another image: small:1 as of sha256:/);
 });
