@@ -13,7 +13,7 @@ import { Workspace } from './lib/workspace.ts';
 import { measureMounts } from './metadata-mounts.ts';
 import { measureTree, type Sides } from './metadata-tree.ts';
 
-/** Adds an image, unpacks it for overlayfs, and mounts it three ways with all of it ready. */
+/** Adds an image, unpacks it for overlayfs, and mounts it in all ways with all of it ready. */
 async function prepare(
   space: Workspace,
   worker: Worker,
@@ -32,7 +32,9 @@ async function prepare(
   await worker.run('mount', `${name}:bench`, overlay, '--rw', 'overlay', '--wait');
   const options = ['--rw', 'off', '--session', 'fuse-native', '--wait'];
   await portable.run('mount', `${name}:bench`, native, ...options);
-  const others = { 'rw-overlay': overlay, 'fuse-native': native };
+  const fuse = space.makeDirectory(`${name}-rw-fuse`);
+  await portable.run('mount', `${name}:bench`, fuse, '--rw', 'fuse', '--wait');
+  const others = { 'rw-overlay': overlay, 'rw-fuse': fuse, 'fuse-native': native };
   return { lower, baseline: space.mountOverlay(`${name}-overlayfs`, lower), off, others };
 }
 
