@@ -183,6 +183,32 @@ test('what is asked wrongly of diff and commit is said', async (t) => {
   t.deepEqual(treeDifference(await listTree(rw), await listTree(mounted)), []);
 });
 
+test('a commit that finds no room, or is ended, leaves no half a layer', async (t) => {
+  const stage = await Stage.open(t);
+  const layout = await layeredImage(stage.dir);
+  await stage.serve();
+  await stage.addImage(`oci:${layout}:1`, 'app:1');
+  const dir = await stage.mount('app:1', ['--wait']);
+  await must('sh', ['-c', 'head -c 2000000 /dev/urandom >"$0/large"', dir]);
+  const small = await stage.mountPoint('small');
+  await must('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', small]);
+  stage.onClose(async () => void (await must('umount', [small])));
+  const full = await stage.run(['commit', dir, '--to', `oci:${small}:2`]);
+  t.is(full.code, 7, full.stderr);
+  const files = await must('find', [small, '-type', 'f', '-printf', '%f\n']);
+  t.deepEqual(lines(files), ['oci-layout']);
+
+  // Ctrl-C while it reads: 8 GiB of holes take their time.
+  await must('truncate', ['-s', '8G', join(dir, 'holes')]);
+  const target = join(stage.dir, 'target');
+  const client = stage.start(['commit', dir, '--to', `oci:${target}:2`]);
+  const blobs = () => run('find', [join(target, 'blobs'), '-type', 'f']);
+  await until('it writes', async () => (await blobs()).stdout.length > 0);
+  client.child.kill('SIGINT');
+  t.is((await client.ended).code, 130);
+  t.is((await blobs()).stdout.toString(), '');
+});
+
 for (const rw of ['overlay', 'fuse']) {
   test(`--rw ${rw}: changes that were kept are found again by their name, and go when they are told to`, async (t) => {
     const stage = await Stage.open(t);
