@@ -87,6 +87,8 @@ export function attributesOf(core: Core, child: Child, into: Float64Array): void
     }
   }
   into[ATTR.ino] = child.ino;
+  // The image knows no time of birth; that of the copy in upper/ is none of the file's.
+  if (child.row >= 0) into[ATTR.btimeSec] = into[ATTR.btimeNsec] = 0;
 }
 
 function timeAt(ms: number): { sec: number; nsec: number } {

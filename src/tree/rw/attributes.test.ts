@@ -148,6 +148,17 @@ test('a name of a hard link goes: the time of the last change of the inode is ne
   t.true(attributes[ATTR.ctimeSec]! > attributes[ATTR.mtimeSec]!);
 });
 
+test('files of the image have no time of birth, also when they were promoted; new ones have', async (t) => {
+  const s = image(t);
+  const birth = (path: string) => s.tree.getattr(s.node(path)).attributes[ATTR.btimeSec]!;
+  await s.write('etc/passwd', 'x');
+  s.create('etc/new');
+  t.deepEqual([birth('etc/passwd'), birth('etc')], [0, 0]);
+  t.true(birth('etc/new') > 0);
+  s.reopen();
+  t.deepEqual([birth('etc/passwd'), birth('etc')], [0, 0]);
+});
+
 test('trusted attributes are listed for root alone', async (t) => {
   const s = image(t);
   const node = s.node('etc/passwd');
