@@ -29,10 +29,10 @@ native/build/firstlight-asan.node: $(NATIVE_SOURCES:native/%.cc=native/build/asa
 
 .PHONY: native-test native-tsan-test native-asan native-asan-test
 native-test: native/build/harness-asan ## fuzz the native core without a kernel, under address and undefined-behaviour sanitizers
-	@for mode in units toc requests threads writable; do native/build/harness-asan $$mode $(NATIVE_FUZZ_S) || exit 1; done
+	@for mode in units toc requests threads opens writable; do native/build/harness-asan $$mode $(NATIVE_FUZZ_S) || exit 1; done
 
 native-tsan-test: native/build/harness-tsan ## the native core's threads under ThreadSanitizer
-	@for mode in threads writable; do native/build/harness-tsan $$mode $(NATIVE_FUZZ_S) || exit 1; done
+	@for mode in threads opens writable; do native/build/harness-tsan $$mode $(NATIVE_FUZZ_S) || exit 1; done
 
 native-asan: native/build/firstlight-asan.node ## the addon under AddressSanitizer
 

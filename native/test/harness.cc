@@ -1,6 +1,6 @@
 // Fuzzes the native core without a kernel, built with sanitizers.
 //
-//   harness toc|requests|threads|writable|units SECONDS [SEED]
+//   harness toc|requests|threads|opens|writable|units SECONDS [SEED]
 #include "harness.h"
 
 #include <stdio.h>
@@ -12,7 +12,7 @@ using namespace firstlight::test;
 
 int main(int count, char** words) {
   if (count < 3) {
-    fprintf(stderr, "usage: harness toc|requests|threads|writable|units SECONDS [SEED]\n");
+    fprintf(stderr, "usage: harness toc|requests|threads|opens|writable|units SECONDS [SEED]\n");
     return 2;
   }
   std::string mode = words[1];
@@ -24,6 +24,7 @@ int main(int count, char** words) {
   if (mode == "toc") fuzz_toc(deadline, random);
   if (mode == "requests") fuzz_requests(deadline, random);
   if (mode == "threads") fuzz_threads(deadline, random);
+  if (mode == "opens") fuzz_opens(deadline, random);
   if (mode == "writable") fuzz_writable(deadline, random);
   if (mode == "units") units();
   return 0;

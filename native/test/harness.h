@@ -22,7 +22,9 @@ void fuzz_toc(const Deadline& deadline, Random& random);
 void fuzz_requests(const Deadline& deadline, Random& random);
 /** Many threads that send, mark and interrupt. */
 void fuzz_threads(const Deadline& deadline, Random& random);
-/** The same for a writable session, with a tree that answers anything. */
+/** Opens of one file while its content comes and goes. */
+void fuzz_opens(const Deadline& deadline, Random& random);
+/** Everything for a writable session, with a tree that answers anything. */
 void fuzz_writable(const Deadline& deadline, Random& random);
 /** What needs no fuzzing: signals, mappings, the handshake. */
 void units();
