@@ -11,8 +11,9 @@ const COLORS: Record<string, string> = {
   'firstlight-tree': '#56b4e9',
   'firstlight-traced': '#0072b2',
   'firstlight-traced-kept': '#009e73',
+  'firstlight-traced-warm': '#e69f00',
 };
-const MORE_COLORS = ['#d55e00', '#cc79a7', '#e69f00', '#332288'];
+const MORE_COLORS = ['#d55e00', '#cc79a7', '#332288'];
 
 const ROW = 18;
 const GAP = 14;

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { MountStatus } from '../../src/daemon/control.ts';
+import { dropCaches } from '../lib/measure.ts';
 import { type Within, Worker } from '../lib/program.ts';
 import type { Workspace } from '../lib/workspace.ts';
 import type { Wan } from '../wan/wan.ts';
@@ -17,6 +18,8 @@ import type { Breakdown, Mode, PreparedService, Start, System } from './system.t
 const run = promisify(execFile);
 /** After these the daemon's connections are there, and have had their first exchange. */
 const CONNECT_ROUND_TRIPS = 4;
+/** Longer than any retransmission timeout: the kernel takes the connections for idle. */
+const IDLE_MS = 3000;
 
 export interface FirstlightVariant {
   name: string;
@@ -24,6 +27,11 @@ export interface FirstlightVariant {
   modes: readonly Mode[];
   /** Whether the daemon has its connections to the server from before: open, and never used. */
   kept: boolean;
+  /**
+   * Whether the daemon itself has brought the old version over the link before, so that its connections have
+   * grown, and the server lets idle ones stay so (net.ipv4.tcp_slow_start_after_idle=0). For `update`.
+   */
+  warm?: boolean;
 }
 
 export class FirstlightSystem implements System {
@@ -57,7 +65,8 @@ export class FirstlightSystem implements System {
   async prepare(service: PreparedService, mode: Mode): Promise<void> {
     await this.#end();
     const root = join(this.#space.makeDirectory('workers'), `${this.name}-${++this.#runs}`);
-    if (mode === 'deploy') this.#space.makeDirectory('workers', `${this.name}-${this.#runs}`);
+    if (mode === 'deploy' || this.#variant.warm === true)
+      this.#space.makeDirectory('workers', `${this.name}-${this.#runs}`);
     else {
       const from = await this.#site.settledRoot(service, mode === 'update' ? 'old' : 'new');
       await copyRoot(from, root);
@@ -77,6 +86,7 @@ export class FirstlightSystem implements System {
     const env = kept ? { FIRSTLIGHT_SERVER: url } : { FIRSTLIGHT_SERVER: '' };
     this.#worker = await Worker.start(this.#space, this.#root!, url, { within, env });
     if (kept) await sleep(CONNECT_ROUND_TRIPS * this.#wan.spec.rttMs);
+    if (this.#variant.warm === true) await this.#useConnections(service);
     await this.#worker.run('--version');
     await run('runc', ['--version']);
   }
@@ -87,6 +97,22 @@ export class FirstlightSystem implements System {
     const startedAt = Date.now();
     const child = this.#worker!.spawn('run', image, '--runtime', RUNC);
     return { child, startedAt };
+  }
+
+  /** Brings the old version in over the link; then all rests, and caches are dropped, as for the others. */
+  async #useConnections(service: PreparedService): Promise<void> {
+    await this.#slowStartAfterIdle(0);
+    const mountPoint = this.#space.makeDirectory('warm');
+    await this.#worker!.run('mount', this.#site.imageName(service, 'old'), mountPoint, '--wait');
+    await this.#worker!.run('umount', mountPoint);
+    await dropCaches('all');
+    await this.#site.touch(this.#site.bundleUrl(this.#variant.order, service, 'old'));
+    await sleep(IDLE_MS);
+  }
+
+  async #slowStartAfterIdle(value: 0 | 1): Promise<void> {
+    const setting = `net.ipv4.tcp_slow_start_after_idle=${value}`;
+    await run(...this.#wan.atServer('sysctl', ['-qw', setting]));
   }
 
   /** What the daemon has noted of its one mount. */
@@ -109,6 +135,7 @@ export class FirstlightSystem implements System {
 
   async stop(): Promise<void> {
     await this.#end();
+    if (this.#variant.warm === true) await this.#slowStartAfterIdle(1);
   }
 
   /** The daemon takes its mount, the container and the transfer along. */

@@ -34,6 +34,13 @@ export function availableSystems(space: Workspace, wan: Wan, cache: string): Sys
       modes: ['deploy', 'update'],
       kept: true,
     }),
+    new FirstlightSystem(space, wan, site, {
+      name: 'firstlight-traced-warm',
+      order: 'traced',
+      modes: ['update'],
+      kept: true,
+      warm: true,
+    }),
     new DownloadSystem(space, wan, site),
   ];
   const missing = ContainerdSystem.missing();

@@ -201,6 +201,8 @@ export class DeltaClient {
           ...(known === undefined ? {} : { 'if-range': known.etag }),
         },
         headersTimeout: this.#timeouts.deltaMs,
+        // Else the next request on the connection would wait for the head of this one's answer.
+        blocking: false,
         signal,
       });
     } catch (error) {
