@@ -101,6 +101,10 @@ bench-trace: setup ## what a recorded run is worth: five services, tree order ag
 bench-trace-cost: setup ## what recording costs those who read; JSON=FILE for rows
 	node bench/trace-cost.ts
 
+.PHONY: bench-density
+bench-density: setup ## twenty containers of one image at once, against containerd's overlayfs; JSON=FILE for rows
+	node bench/density.ts
+
 .PHONY: bench-writes
 bench-writes: setup ## files created, written and first written to, initdb, against overlayfs; JSON=FILE for rows
 	node bench/writes.ts
