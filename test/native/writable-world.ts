@@ -50,10 +50,11 @@ export class World {
     return (await this.toy('seen')) as Seen[];
   }
 
-  /** Operations on one file since the last look. */
+  /** Operations on one file since the last look; when the kernel forgets is its own affair. */
   async ops(path: string): Promise<string[]> {
     const node = await this.node(path);
-    return (await this.seen()).filter((one) => one.node === node).map(({ op }) => op);
+    const seen = (await this.seen()).filter((one) => one.node === node && one.op !== 'Forget');
+    return seen.map(({ op }) => op);
   }
 
   /** Node that the toy has for a path now. */
