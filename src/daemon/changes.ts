@@ -1,6 +1,12 @@
 // What the mounts of one store have written, told, found again and removed. What does not live here: a
 // snapshot's directories and record (tree/snapshot.ts), and mounting (mount-table.ts).
-import { dropSnapshot, findLeft, listSnapshots, snapshotDirectories } from '../tree/snapshot.ts';
+import {
+  dropSnapshot,
+  findLeft,
+  listSnapshots,
+  readRecord,
+  snapshotDirectories,
+} from '../tree/snapshot.ts';
 import type { MountRequest, SnapshotStatus } from './control.ts';
 
 /** Snapshots of one store. */
@@ -53,9 +59,10 @@ export class Changes {
     return (await this.list()).some((each) => each.id === id && each.kept);
   }
 
-  /** Removes the changes of a mount that was detached and has lost its last user, unless they are kept. */
+  /** Removes the changes of a mount that was detached and has lost its last user. */
   async removeDropped(id: string): Promise<void> {
-    await dropSnapshot(snapshotDirectories(this.#snapshots, id));
+    const dirs = snapshotDirectories(this.#snapshots, id);
+    if ((await readRecord(dirs))?.state === 'dropped') await dropSnapshot(dirs);
   }
 
   /**

@@ -109,6 +109,8 @@ export class FsInstance {
   #teardown: Promise<void> | undefined;
   readonly #released = Promise.withResolvers<void>();
   #sessionEnded = false;
+  /** The session died: nobody asked for its end. */
+  #died = false;
   #retained = true;
 
   /** Takes one use of the template, given back when the mount is down. */
@@ -210,6 +212,7 @@ export class FsInstance {
   }
 
   #closed(error: string | undefined): void {
+    if (error !== undefined) this.#died = true;
     this.#sessionEnded = true;
     this.#released.resolve();
     // During a teardown that is what was wanted.
@@ -244,6 +247,8 @@ export class FsInstance {
     // A mount that could not be made has changed nothing.
     if (failed && this.#resumed !== undefined) return writeRecord(this.#dirs, this.#resumed);
     if (keep === true) await setState(this.#dirs, 'kept');
+    // As after a killed daemon: the next mount finds it.
+    else if (this.#died) return;
     else if (detach === true && !failed) await setState(this.#dirs, 'dropped');
     else await dropSnapshot(this.#dirs);
   }
