@@ -1,30 +1,13 @@
 // Two images of one application, recorded as a group: what that does to the bundle of each. What does
 // not live here: single services (main.ts).
+import { orderOf } from '../../src/serve/testkit-traces.ts';
 import { loadTrace } from '../../src/trace/files.ts';
-import { TRACE_PART_BYTES, type Tracer } from '../../src/trace/tracer.ts';
 import { Running } from '../images/run.ts';
 import { serviceImage, serviceNamed } from '../images/services.ts';
 import type { RowWriter } from '../lib/rows.ts';
 import type { Workspace } from '../lib/workspace.ts';
+import { partsRead } from './needed.ts';
 import { Site } from './site.ts';
-
-/** Parts that a run has read, in that order: `PATH` for the first part of a file, `PATH#N` for others. */
-export function partsRead(tracer: Tracer): string[] {
-  const firstRead = new Map<string, number>();
-  for (const { path, sizeBytes = 0, accessNs, ranges } of tracer.seq) {
-    const count = Math.ceil(sizeBytes / TRACE_PART_BYTES);
-    const seen = ranges ?? [{ offsetBytes: 0, lengthBytes: sizeBytes, accessNs }];
-    for (const range of seen) {
-      const first = Math.floor(range.offsetBytes / TRACE_PART_BYTES);
-      const end = Math.ceil((range.offsetBytes + range.lengthBytes) / TRACE_PART_BYTES);
-      for (let part = first; part < Math.min(count, end); part++) {
-        const key = part === 0 ? path : `${path}#${part}`;
-        if (!firstRead.has(key)) firstRead.set(key, range.accessNs);
-      }
-    }
-  }
-  return [...firstRead].sort((x, y) => x[1] - y[1]).map(([key]) => key);
-}
 
 /** Share of neighbours in `order` that stand in the order in which they were read. */
 export function shareInOrder(order: readonly string[], read: readonly string[]): number {
@@ -70,9 +53,11 @@ export async function measureGroup(
     const own = tracers.filter((tracer) => tracer.image === image);
     const others = tracers.filter((tracer) => tracer.image !== image);
     if (own.length !== 1 || others.length !== 1) throw new Error('each image leaves one trace');
-    const { paths } = await site.order(image);
+    const { paths } = orderOf(await site.bundle(image));
     const { ranked } = (await site.image(image)).order;
-    const read = partsRead(own[0]!);
+    const read = partsRead(own[0]!).map(({ path, index }) =>
+      index === 0 ? path : `${path}#${index}`,
+    );
     // Of contents that the image holds under several names the bundle names one.
     const bundled = new Set(paths);
     const present = read.filter((path) => bundled.has(path));

@@ -6,7 +6,6 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { MountStatus } from '../../src/daemon/control.ts';
 import type { ImageDetail } from '../../src/delta/protocol.ts';
-import { type Order, orderOf } from '../../src/serve/testkit-traces.ts';
 import { Running } from '../images/run.ts';
 import type { Service } from '../images/services.ts';
 import { type BenchServer, ENTRY, NODE, openServer, Worker } from '../lib/program.ts';
@@ -16,8 +15,9 @@ const run = promisify(execFile);
 
 /** One start of a service. */
 export interface Start {
-  /** From the command to ready. */
+  /** From the command to ready, and that moment in ms since 1970. */
   readyMs: number;
+  readyAt: number;
   /** Bytes of the bundle that had come by then, header included, and of all of it. */
   bytesReady: number;
   bytesAll: number;
@@ -81,11 +81,11 @@ export class Site {
     return (await (await fetch(`${this.url}/v1/images/${name}`)).json()) as ImageDetail;
   }
 
-  /** The bundle that an empty worker gets now: what stands where in it. */
-  async order(name: string): Promise<Order> {
+  /** The bundle that an empty worker gets now. */
+  async bundle(name: string): Promise<Buffer> {
     const answer = await fetch(`${this.url}/v1/delta?image=${name}&platform=linux/amd64`);
     if (!answer.ok) throw new Error(`${name}: the server answers ${answer.status}`);
-    return orderOf(Buffer.from(await answer.arrayBuffer()));
+    return Buffer.from(await answer.arrayBuffer());
   }
 
   /** An empty worker with its daemon running. */
@@ -110,7 +110,7 @@ export class Site {
     const readyMs = await running.readyMs();
     const transfer = await transferOf(worker, image);
     await running.end();
-    return { readyMs, ...transfer };
+    return { readyMs, readyAt: running.startedAt + readyMs, ...transfer };
   }
 
   /**
