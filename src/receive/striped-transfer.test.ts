@@ -3,6 +3,8 @@ import { makeImage, noise, someFiles } from '../../test/receive/fixture.ts';
 import { assertWhole, LARGE, makeStage, SMALL } from '../../test/receive/stage.ts';
 import { deltaClientOf, Receiver, useConnections } from './receiver.ts';
 
+/** A busy machine must not take a connection for a stalled one. */
+const PATIENT = { connectMs: 60_000, deltaMs: 60_000, headMs: 60_000, idleMs: 60_000 };
 const IMAGE = makeImage('striped', {
   ...someFiles('striped', SMALL),
   ...someFiles('large', LARGE),
@@ -13,7 +15,7 @@ test('an image comes over several connections, which stay for the next', async (
   const { store, server, root, options } = await makeStage(t, IMAGE);
   server.deltaRanges = true;
   useConnections(store, 8);
-  const receiver = await Receiver.open(store, options());
+  const receiver = await Receiver.open(store, options({ timeouts: PATIENT }));
   await receiver.complete;
   await assertWhole(t, root, IMAGE);
   t.true(server.requests.length > 8);
@@ -25,7 +27,7 @@ test('an image comes over several connections, which stay for the next', async (
   const other = makeImage('other', someFiles('other', SMALL));
   const { encode } = await import('../../test/receive/fixture.ts');
   server.serve(other, await encode(other));
-  const second = await Receiver.open(store, options({ ref: 'other:1' }));
+  const second = await Receiver.open(store, options({ ref: 'other:1', timeouts: PATIENT }));
   await second.complete;
   t.is(server.connections, 8);
   await second.close();
@@ -75,7 +77,7 @@ test('an opening that is given up leaves no request behind', async (t) => {
   server.fault = () => ({ stallAfter: 0 });
   useConnections(store, 8);
   const stop = new AbortController();
-  const opening = Receiver.open(store, options({ signal: stop.signal }));
+  const opening = Receiver.open(store, options({ signal: stop.signal, timeouts: PATIENT }));
   // Four on each connection, though none has been answered: they are pipelined.
   while (server.requests.length < 32) await new Promise((resolve) => setTimeout(resolve, 5));
   t.is(server.connections, 8);

@@ -203,7 +203,8 @@ export class FaultyServer {
   }
 
   static async start(t: { teardown(fn: () => unknown): void }, port = 0): Promise<FaultyServer> {
-    const http = createServer();
+    // Idle connections stay, as those of the real server do.
+    const http = createServer({ keepAliveTimeout: 600_000 });
     await new Promise<void>((resolve) => http.listen(port, '127.0.0.1', resolve));
     const server = new FaultyServer(http);
     t.teardown(() => server.stop());
