@@ -1,5 +1,5 @@
 // What is written is read back the same by our reader; GNU tar, umoci and containerd have their say
-// in test/e2e/diff-commit.test.ts.
+// in test/long/diff-commit.test.ts.
 import { Readable } from 'node:stream';
 import test from 'ava';
 import { ByteReader } from './byte-reader.ts';

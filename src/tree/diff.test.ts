@@ -1,5 +1,5 @@
 // Changes from an image and an upper directory in memory: as a list, and as a layer that makes the
-// right tree again. With real mounts: test/e2e/diff-commit.test.ts.
+// right tree again. With real mounts: test/long/diff-commit.test.ts.
 import { Readable } from 'node:stream';
 import test from 'ava';
 import { Toc } from '../delta/toc.ts';

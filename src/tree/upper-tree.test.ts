@@ -1,5 +1,5 @@
 // Reading an upper directory through descriptors: names and paths that no path could name, and what is
-// removed meanwhile. Whiteouts and overlayfs' marks need root: test/e2e/diff-commit.test.ts.
+// removed meanwhile. Whiteouts and overlayfs' marks need root: test/long/diff-commit.test.ts.
 import { execFileSync } from 'node:child_process';
 import { closeSync, readSync } from 'node:fs';
 import { link, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';

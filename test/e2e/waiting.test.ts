@@ -174,7 +174,8 @@ test('with the server back a waiting read succeeds, and the transfer resumes', a
   ); // retries are spaced out
   const again = proxy.bytesDown - before;
   const missing = stopped.bytes - stopped.bytesDone;
-  // A frame that the reader asks for may be under way in the stream as well: two of 1 MiB at most.
-  t.true(again <= missing + 2_200_000, `${again} bytes came for ${missing} that were missing`);
+  // Frames that the reader asks for, and those fetched ahead for it, may be under way in the stream as well.
+  t.log(`${again} bytes came for ${missing} that were missing`);
+  t.true(again <= missing + 6_300_000, `${again} bytes came for ${missing} that were missing`);
   t.true(again < stopped.bytes - 2_000_000, 'it did not begin anew');
 });
