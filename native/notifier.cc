@@ -34,7 +34,7 @@ void Notifier::invalidate(uint64_t node, std::string name) {
   push({kind, node, std::move(name)});
 }
 
-void Notifier::invalidate_attributes(uint64_t node) { push({Item::kAttributes, node, {}}); }
+void Notifier::invalidate_attributes(uint64_t node) { send({Item::kAttributes, node, {}}); }
 
 void Notifier::mark(uint64_t mark) { push({Item::kMark, mark, {}}); }
 

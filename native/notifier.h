@@ -25,7 +25,9 @@ class Notifier {
   /** The kernel forgets a name of a directory or, where `name` is empty, attributes and cached
    * pages of a node. */
   void invalidate(uint64_t node, std::string name);
-  /** The kernel forgets the attributes of a node alone. */
+  /** The kernel forgets the attributes of a node alone: at once, by the calling thread, since the
+   * kernel takes no lock for it that a request may hold (fuse_reverse_inval_inode with a negative
+   * offset). */
   void invalidate_attributes(uint64_t node);
   /** Calls `passed(mark)` when everything before it has been done. */
   void mark(uint64_t mark);

@@ -91,8 +91,9 @@ int try_open(Session& session, const UpperOpen& open, bool keep, CommitStep comm
   int id = 0;
   if (session.passthrough_upper() && session.handles().passthrough_may_join(open.node, &seen)) {
     id = session.backing().acquire_file(open.node, open.fd->get(), keep);
-    // The tree opens a node with two files at once, which the kernel would refuse.
-    if (id == -EBUSY) return -EIO;
+    // The last handle on the other file is just being released: its lane has counted it out, and
+    // its backing is let go next. (Or the tree opens a node with two files at once: the tries end.)
+    if (id == -EBUSY) return -EAGAIN;
   }
   handle->backed = id > 0;
   handle->direct = id <= 0 && session.features().direct_io_allow_mmap;

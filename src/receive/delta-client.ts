@@ -80,6 +80,15 @@ export class DeltaClient {
         hint: 'give one such as http://HOST:7070',
       });
     }
+    if (url.username !== '' || url.password !== '') {
+      throw new FirstlightError(
+        'usage',
+        'the URL of a delta server has no name and password in it',
+        {
+          hint: 'give one such as http://HOST:7070',
+        },
+      );
+    }
     this.server = server;
     this.#origin = url.origin;
     this.#prefix = url.pathname.replace(/\/+$/, '');

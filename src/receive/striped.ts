@@ -215,8 +215,14 @@ export class StripedBody extends Readable {
       if (!this.#abandoned) this.#endsBefore(piece);
       return;
     }
-    this.#options.check(head);
-    await this.#take(piece, head, from);
+    try {
+      this.#options.check(head);
+      await this.#take(piece, head, from);
+    } catch (error) {
+      // What nobody reads would hold up everything behind it on this connection.
+      head.body.destroy();
+      throw error;
+    }
   }
 
   async #take(piece: Piece, head: PieceHead, from: number): Promise<void> {

@@ -10,6 +10,7 @@ import { randomBytes } from 'node:crypto';
 import { access, chmod, chown, lstat, mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
+import type { Logger } from '../log/log.ts';
 import { KIND, type Mount, type Snapshot } from './types.ts';
 
 /** Permissions and owner of a directory. */
@@ -33,7 +34,10 @@ export class Directories {
   /** Names that are being made, and so are nobody's leftovers. */
   readonly #making = new Set<string>();
 
-  private constructor(base: string) {
+  readonly #log: Logger;
+
+  private constructor(base: string, log: Logger) {
+    this.#log = log;
     this.base = base;
     this.records = join(base, 'records.db');
     this.snapshots = join(base, 'snapshots');
@@ -44,13 +48,13 @@ export class Directories {
    * Opens or makes the directories below a base.
    * @throws FirstlightError `usage` where its path cannot stand in overlayfs' options
    */
-  static async open(base: string): Promise<Directories> {
+  static async open(base: string, log: Logger): Promise<Directories> {
     if (/[,:\\"\s]/.test(base)) {
       throw new FirstlightError('usage', `containerd cannot use layers below ${base}`, {
         hint: 'choose a --root without blanks, commas, colons, quotes and backslashes',
       });
     }
-    const directories = new Directories(base);
+    const directories = new Directories(base, log);
     // Layers hold other people's set-user-id programs: nobody but root looks in.
     await mkdir(base, { recursive: true, mode: 0o700 });
     for (const path of [directories.snapshots, directories.images]) {
@@ -116,8 +120,13 @@ export class Directories {
     const ids = await recorded();
     for (const name of names) {
       if (ids.has(Number(name))) continue;
-      await rm(join(this.snapshots, name), { recursive: true, force: true });
-      removed++;
+      try {
+        await rm(join(this.snapshots, name), { recursive: true, force: true });
+        removed++;
+      } catch (error) {
+        // One that cannot be removed (names too deep for its paths) must not keep the service from starting.
+        this.#log.error({ directory: name, err: error }, 'a directory of no snapshot stays');
+      }
     }
     return removed;
   }

@@ -86,7 +86,7 @@ export class SnapshotService {
    */
   static async start(options: SnapshotServiceOptions): Promise<SnapshotService> {
     const { store, log, metrics, server } = options;
-    const directories = await Directories.open(join(store.root, 'containerd'));
+    const directories = await Directories.open(join(store.root, 'containerd'), log);
     const records = await Records.open(directories.records, directories.snapshots);
     try {
       const client = server === undefined ? undefined : deltaClientOf(store, server);

@@ -129,6 +129,8 @@ function fileItem(
   state: LayerState,
 ): LayerItem {
   const item = upper === undefined ? entryItem(moved!, path) : upperItem(upper, path);
+  // Layers have no sockets, so no other name may link to one.
+  if (item.type === 'socket') return item;
   const key = upper === undefined ? templateKey(moved!) : upperKey(upper);
   if (key === undefined) return item;
   const first = state.links.get(key);

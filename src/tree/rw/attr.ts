@@ -163,15 +163,19 @@ function truncate(core: Core, node: Node, where: Where, bytes: number): void {
   }
 }
 
-/** What a write or a truncation by somebody without CAP_FSETID takes away. */
-export function killPrivileges(core: Core, where: Where): void {
+/**
+ * What a write or a truncation by somebody without CAP_FSETID takes away.
+ * @returns true where there was something to take
+ */
+export function killPrivileges(core: Core, where: Where): boolean {
   const attributes = new Float64Array(ATTR_SLOTS);
   core.io.stat(where.fd, where.name, attributes);
   const mode = attributes[ATTR.mode]!;
   const kept = keptMode(mode);
   if (kept !== mode) core.io.chmod(where.fd, where.name, kept & S_IPERM);
-  if (core.io.getxattr(where.fd, where.name, CAPABILITY) !== undefined)
-    core.io.removexattr(where.fd, where.name, CAPABILITY);
+  const capable = core.io.getxattr(where.fd, where.name, CAPABILITY) !== undefined;
+  if (capable) core.io.removexattr(where.fd, where.name, CAPABILITY);
+  return capable || kept !== mode;
 }
 
 /** The mode without setuid, and without setgid where the group may run the file (else it means locking). */

@@ -83,7 +83,7 @@ function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boole
     flagsForUpper(flags) | (truncate ? O_TRUNC : 0),
   );
   try {
-    if (truncate && killSuidgid) killPrivileges(core, where);
+    if (truncate && killSuidgid && killPrivileges(core, where)) core.host.invalidate(file.id, '');
   } catch (error) {
     core.io.close(fd);
     throw error;
