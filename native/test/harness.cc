@@ -3,8 +3,10 @@
 //   harness toc|requests|threads|opens|writable|units SECONDS [SEED]
 #include "harness.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <random>
 
@@ -18,6 +20,9 @@ int main(int count, char** words) {
   std::string mode = words[1];
   Deadline deadline(atof(words[2]));
   uint64_t seed = count > 3 ? strtoull(words[3], nullptr, 10) : std::random_device{}();
+  // Mutated requests ask for files of any size: the disk is not theirs to fill.
+  const rlimit bound = {64 << 20, 64 << 20};
+  if (setrlimit(RLIMIT_FSIZE, &bound) != 0 || signal(SIGXFSZ, SIG_IGN) == SIG_ERR) return 2;
   printf("%s: seed %llu\n", mode.c_str(), static_cast<unsigned long long>(seed));
   fflush(stdout);
   Random random(seed);
