@@ -274,6 +274,9 @@ function contentRange(head: PieceHead): { from: number; to: number; total: numbe
   const value = head.headers['content-range'];
   const match = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(typeof value === 'string' ? value : '');
   if (match === null)
-    throw new FirstlightError('corrupt', 'the answer of the server is a part that does not name its range');
+    throw new FirstlightError(
+      'corrupt',
+      'the answer of the server is a part that does not name its range',
+    );
   return { from: Number(match[1]), to: Number(match[2]) + 1, total: Number(match[3]) };
 }
