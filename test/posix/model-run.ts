@@ -82,6 +82,11 @@ async function oneRun(
   }
 }
 
+/** A line of a tree without its number of names and its link group. */
+function withoutLinks(line: string): string {
+  return line.replace(/^([^\t]*\t\S+ \d+:\d+) \d+ /, '$1 ').replace(/\t#\d+$/, '');
+}
+
 /**
  * Clauses 11.1 and 11.2: kernel overlayfs over the unpacked image shows the same with the upper
  * directory that a mount has left, and so does the next mount of the same name, which is left mounted.
@@ -109,7 +114,8 @@ async function afterwards(
   const above = seen.map((line) =>
     line.replace(/,trusted\.firstlight\.origin=\d+|trusted\.firstlight\.origin=\d+,?/, ''),
   );
-  const overlay = difference(state, above);
+  // Without an index overlayfs counts names of a hard link below that are covered: its numbers of names are not compared.
+  const overlay = difference(state.map(withoutLinks), above.map(withoutLinks));
   for (const path of [lower, merged, work]) await rm(path, { recursive: true });
   if (overlay !== undefined) return `kernel overlayfs over the same upper directory:\n${overlay}`;
   await stage.must(['mount', image, directory, '--rw', 'fuse', '--name', name]);
