@@ -220,11 +220,9 @@ test('commits, views and copies on an image that comes lazily, by ctr', async (t
   );
   // A commit that another container stands on: a plain layer over the lazy image.
   await containerd.ctr([...sn, 'commit', 'committed', 'writer']);
-  const mounts = await containerd.ctr([...sn, 'view', 'look', 'committed']);
-  t.is(mounts, '');
-  const shown = await containerd.ctr([...sn, 'mounts', '/mnt', 'look']);
+  // No lease and no label holds a view that ctr makes: containerd's own collector takes it away, now or later.
+  const shown = await containerd.ctr([...sn, 'view', '--target', '/mnt', 'look', 'committed']);
   t.regex(shown, /lowerdir=\S+\/snapshots\/\d+\/fs:\S+\/images\/[0-9a-f]{24}/);
-  await containerd.ctr([...sn, 'rm', 'look']);
   await containerd.remove('writer');
 });
 
