@@ -3,6 +3,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 
+# Compilers at a time.
+JOBS := $(shell nproc)
+
 CXX ?= g++
 CXXFLAGS ?= -O2 -g
 NATIVE_FLAGS := -std=c++20 -fPIC -fno-exceptions -fvisibility=hidden -Wall -Wextra -Werror -pthread \
@@ -31,7 +34,7 @@ include native/native.mk
 .PHONY: setup
 setup: ## prepare a fresh Debian 12 machine: packages, npm ci, native part
 	@scripts/setup.sh
-	@$(MAKE) --no-print-directory native
+	@$(MAKE) --no-print-directory -j$(JOBS) native
 
 .PHONY: demo
 demo: setup ## a real redis answers while its image is still on the way

@@ -28,13 +28,16 @@ native/build/firstlight-asan.node: $(NATIVE_SOURCES:native/%.cc=native/build/asa
 	$(CXX) $(ASAN_FLAGS) -shared -pthread -o $@ $^
 
 .PHONY: native-test native-tsan-test native-asan native-asan-test
-native-test: native/build/harness-asan ## fuzz the native core without a kernel, under address and undefined-behaviour sanitizers
+native-test: ## fuzz the native core without a kernel, under address and undefined-behaviour sanitizers
+	@$(MAKE) --no-print-directory -j$(JOBS) native/build/harness-asan
 	@for mode in units toc requests threads opens writable; do native/build/harness-asan $$mode $(NATIVE_FUZZ_S) || exit 1; done
 
-native-tsan-test: native/build/harness-tsan ## the native core's threads under ThreadSanitizer
+native-tsan-test: ## the native core's threads under ThreadSanitizer
+	@$(MAKE) --no-print-directory -j$(JOBS) native/build/harness-tsan
 	@for mode in threads opens writable; do native/build/harness-tsan $$mode $(NATIVE_FUZZ_S) || exit 1; done
 
-native-asan: native/build/firstlight-asan.node ## the addon under AddressSanitizer
+native-asan: ## the addon under AddressSanitizer
+	@$(MAKE) --no-print-directory -j$(JOBS) native/build/firstlight-asan.node
 
 # Only the process that loads the addon runs with the sanitizer's library. Leaks are not looked for:
 # Node.js keeps what it has until its end.
