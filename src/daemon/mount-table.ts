@@ -1,4 +1,5 @@
-// The mounts of this daemon: made, watched and taken away. What a mount is made of stands in tree/.
+// The mounts of this daemon: made, listed and watched. What does not live here: how one is taken away
+// (mount-ends.ts), and what it is made of (tree/).
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -20,16 +21,14 @@ import type {
 import type { Exchange } from './control-server.ts';
 import type { IdleTimer } from './idle.ts';
 import { describeMount, type Mount } from './mount.ts';
+import { MountEnds } from './mount-ends.ts';
 import { isBelow, mountAt, parseMountInfo } from './mountinfo.ts';
 import { detachDead, type MountNote, type Notes } from './notes.ts';
 import { chooseSession } from './sessions.ts';
 import type { Transfers } from './transfers.ts';
-import { usersOf } from './users.ts';
 
 /** How often it is looked whether somebody has unmounted behind our back. */
 const WATCH_MS = 3000;
-/** The kernel takes a killed container's mount namespace down in its own time. */
-const CONTAINER_GONE_MS = 3000;
 /** Causes of a failed transfer that do not pass by themselves. */
 const STAYS = new Set<ErrorKind>([
   ...(['no-space', 'not-found', 'platform', 'unauthorized', 'permission'] as const),
@@ -62,13 +61,20 @@ export class MountTable {
   /** Directories on which a mount is being made. */
   readonly #claimed = new Set<string>();
   readonly #watch: NodeJS.Timeout;
-  /** Mounts that were detached while in use: their snapshots may still be written to. */
-  readonly #detached = new Set<string>();
+  readonly #ends: MountEnds;
 
   constructor(options: MountTableOptions) {
     this.#options = options;
     this.#log = options.log;
     this.changes = new Changes(options.store.layout.snapshots, (id) => this.#isUsed(id));
+    const { notes, transfers, log } = options;
+    this.#ends = new MountEnds({
+      notes,
+      transfers,
+      changes: this.changes,
+      log,
+      ended: ({ id }) => this.#mounts.delete(id),
+    });
     this.#watch = setInterval(() => void this.#lookForLost(), WATCH_MS);
     this.#watch.unref();
   }
@@ -90,14 +96,14 @@ export class MountTable {
       exchange.send({ event: 'mounted', mount: describeMount(mount) });
       if (request.lease !== undefined) {
         await Promise.race([aborted(exchange.gone), mount.gone]);
-        await this.#end(mount, true);
+        await this.#ends.end(mount, true);
         return undefined;
       }
       if (request.wait) await this.#arrived(mount, exchange);
       exchange.gone.throwIfAborted();
       return describeMount(mount);
     } catch (error) {
-      await this.#end(mount, true);
+      await this.#ends.end(mount, true);
       throw error;
     }
   }
@@ -174,7 +180,7 @@ export class MountTable {
   }
 
   #isUsed(name: string): boolean {
-    return this.#mounts.has(name) || this.#making.has(name) || this.#detached.has(name);
+    return this.#mounts.has(name) || this.#making.has(name) || this.#ends.isDetached(name);
   }
 
   #open(request: MountRequest, signal: AbortSignal): Promise<Receiver> {
@@ -264,75 +270,6 @@ export class MountTable {
     }
   }
 
-  /** Takes a mount away. @throws FirstlightError `busy` where it is in use and not to be detached */
-  #end(mount: Mount, lazy: boolean, keep = false): Promise<void> {
-    mount.ending ??= this.#takeDown(mount, lazy, keep).catch((error: unknown) => {
-      mount.ending = undefined;
-      mount.state = 'mounted';
-      throw error;
-    });
-    return mount.ending;
-  }
-
-  async #takeDown(mount: Mount, lazy: boolean, keep: boolean): Promise<void> {
-    const { id, note, instance } = mount;
-    mount.state = 'unmounting';
-    await this.#options.notes.endContainer(note);
-    try {
-      await this.#unmount(mount, keep);
-    } catch (error) {
-      if (!lazy) throw await this.#teardownError(mount, error);
-      // Only where it is in use: what is detached may go on being written to, and its snapshot stays
-      // until nobody does.
-      this.#log.info({ id, directory: mount.directory }, 'in use: detached');
-      this.#detached.add(id);
-      await instance.teardown({ detach: true, keep });
-      void instance.released.then(() => this.#released(id));
-    }
-    this.#mounts.delete(id);
-    await this.#options.notes.remove(note);
-    await this.#options.transfers.release(mount.receiver);
-    mount.releaseIdle();
-    mount.setGone();
-    this.#log.info({ id, directory: mount.directory }, 'unmounted');
-  }
-
-  /** A detached mount has lost its last user. */
-  async #released(id: string): Promise<void> {
-    await this.changes.removeDropped(id).catch((error: unknown) => {
-      // The next `gc` tries again.
-      this.#log.warn({ err: error, id }, 'what a mount has written could not be removed');
-    });
-    this.#detached.delete(id);
-    this.#log.info({ id }, 'nobody uses it any more');
-  }
-
-  /** Unmounts what is not in use; a container that has just been killed gets a moment to be gone. */
-  async #unmount({ instance, note }: Mount, keep: boolean): Promise<void> {
-    const deadline = Date.now() + (note.lease === undefined ? 0 : CONTAINER_GONE_MS);
-    for (;;) {
-      try {
-        await instance.teardown({ keep });
-        return;
-      } catch (error) {
-        if (toFirstlightError(error).kind !== 'busy' || Date.now() >= deadline) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 50));
-      }
-    }
-  }
-
-  async #teardownError(mount: Mount, cause: unknown): Promise<FirstlightError> {
-    const error = toFirstlightError(cause);
-    // Another mount over it has words of its own.
-    if (error.kind !== 'busy' || !error.message.endsWith('is in use')) return error;
-    const users = await usersOf(mount.directory);
-    const by = users.length === 0 ? '' : ` by ${users.join(', ')}`;
-    return new FirstlightError('busy', `${mount.directory} is in use${by}`, {
-      hint: 'end what uses it, or use --lazy',
-      cause,
-    });
-  }
-
   /** Unmounts by directory. @throws FirstlightError `not-found`, `busy`, `usage` */
   async umount({
     directory,
@@ -359,7 +296,7 @@ export class MountTable {
         hint: 'leave --keep out',
       });
     }
-    await this.#end(mount, lazy, keep);
+    await this.#ends.end(mount, lazy, keep);
     const kept = await this.changes.areKept(mount.id);
     return { directory, kept: kept ? mount.id : null };
   }
@@ -413,7 +350,7 @@ export class MountTable {
   }
 
   #endQuietly(mount: Mount): void {
-    this.#end(mount, true).catch((error: unknown) => {
+    this.#ends.end(mount, true).catch((error: unknown) => {
       this.#log.error({ err: error, id: mount.id }, 'a mount could not be taken away');
     });
   }
@@ -444,7 +381,7 @@ export class MountTable {
     await Promise.allSettled(this.#makings);
     for (const mount of [...this.#mounts.values()].reverse()) {
       // An unmount that was under way may have found it in use: then once more, by force.
-      const ended = this.#end(mount, true).catch(() => this.#end(mount, true));
+      const ended = this.#ends.end(mount, true).catch(() => this.#ends.end(mount, true));
       await ended.catch((error: unknown) => {
         this.#log.error({ err: error, id: mount.id }, 'a mount could not be taken away');
       });
