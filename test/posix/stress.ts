@@ -9,7 +9,7 @@ import { program } from './programs.ts';
 
 /** Directories for the racer, files for the crasher. */
 export const RACE_DIRECTORIES = 100;
-export const CRASH_FILES = 1200;
+export const CRASH_FILES = 4000;
 /** Sizes of the exerciser's files: none, within a page, about a part, above it. */
 const EXERCISED = [0, 100, 4096, 70_000, 262_144, 400_000];
 
