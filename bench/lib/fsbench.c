@@ -15,32 +15,16 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "loops.h"
 
 enum { BUFFER_BYTES = 128 << 10 };
 static char buffer[BUFFER_BYTES];
-
-static _Noreturn void die(const char *what) {
-  fprintf(stderr, "fsbench: %s: %s\n", what, strerror(errno));
-  exit(1);
-}
-
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static int report(uint64_t ops, uint64_t bytes, uint64_t ns) {
-  printf("{\"ops\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"ns\":%" PRIu64 "}\n", ops, bytes, ns);
-  return 0;
-}
 
 struct list {
   char **entries;

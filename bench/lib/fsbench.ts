@@ -1,8 +1,8 @@
 // Compiles and calls fsbench.c. Mounts are touched by this child process alone, never by the bench.
-import { execFile, execFileSync } from 'node:child_process';
-import { mkdirSync, statSync, writeFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { execFile } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { promisify } from 'node:util';
+import { compiled } from './compile.ts';
 
 const run = promisify(execFile);
 
@@ -13,17 +13,9 @@ export interface LoopResult {
   ns: number;
 }
 
-/** Path of the compiled program; compiled where it is missing or older than its source. */
+/** Path of the compiled program. */
 export function buildFsbench(): string {
-  const source = fileURLToPath(new URL('./fsbench.c', import.meta.url));
-  const directory = fileURLToPath(new URL('../../.cache/bench/', import.meta.url));
-  const program = `${directory}fsbench`;
-  mkdirSync(directory, { recursive: true });
-  const built = statSync(program, { throwIfNoEntry: false });
-  if (built === undefined || built.mtimeMs < statSync(source).mtimeMs) {
-    execFileSync('gcc', ['-O2', '-Wall', '-o', program, source]);
-  }
-  return program;
+  return compiled(new URL('./fsbench.c', import.meta.url), [new URL('./loops.h', import.meta.url)]);
 }
 
 /** The loops, by name; paths are byte strings (latin1) as everywhere in the project. */

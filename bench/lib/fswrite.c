@@ -2,39 +2,22 @@
 // JSON object. What does not live here: reading (fsbench.c), and what is compared with what.
 //
 //   fswrite create DIR COUNT BYTES   create a file, write BYTES, close and unlink it, COUNT times
-//   fswrite large  FILE MEGABYTES    a new file, written by 1 MiB; it is removed afterwards,
-//   untimed fswrite append ROOT LIST         open every path, append one byte, close: the first
-//   write to it
+//   fswrite large  FILE MEGABYTES    a new file, written by 1 MiB; it is removed afterwards, untimed
+//   fswrite append ROOT LIST         open every path, append one byte, close: the first write to it
 //
 // A LIST is a file of NUL-terminated paths, relative to ROOT, which becomes the working directory.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "loops.h"
 
 enum { BLOCK = 1 << 20 };
 static char block[BLOCK];
-
-static _Noreturn void die(const char* what) {
-  fprintf(stderr, "fswrite: %s: %s\n", what, strerror(errno));
-  exit(1);
-}
-
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static int report(uint64_t ops, uint64_t bytes, uint64_t ns) {
-  printf("{\"ops\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"ns\":%" PRIu64 "}\n", ops, bytes, ns);
-  return 0;
-}
 
 static void write_all(int fd, size_t bytes) {
   while (bytes > 0) {

@@ -1,23 +1,14 @@
 // Compiles and calls fswrite.c. Mounts are touched by this child process alone, never by the bench.
-import { execFile, execFileSync } from 'node:child_process';
-import { mkdirSync, statSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import { compiled } from './compile.ts';
 import type { LoopResult } from './fsbench.ts';
 
 const run = promisify(execFile);
 
-/** Path of the compiled program; compiled where it is missing or older than its source. */
+/** Path of the compiled program. */
 export function buildFswrite(): string {
-  const source = fileURLToPath(new URL('./fswrite.c', import.meta.url));
-  const directory = fileURLToPath(new URL('../../.cache/bench/', import.meta.url));
-  const program = `${directory}fswrite`;
-  mkdirSync(directory, { recursive: true });
-  const built = statSync(program, { throwIfNoEntry: false });
-  if (built === undefined || built.mtimeMs < statSync(source).mtimeMs) {
-    execFileSync('gcc', ['-O2', '-Wall', '-o', program, source]);
-  }
-  return program;
+  return compiled(new URL('./fswrite.c', import.meta.url), [new URL('./loops.h', import.meta.url)]);
 }
 
 /** The loops, by name. */

@@ -1,12 +1,11 @@
 // A wide-area link on this machine: starts the relay (relay.cc), sets its length and rate, proves both
 // before anything is measured over it, and runs programs at either end. What does not live here: what
 // is measured.
-import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, renameSync, statSync } from 'node:fs';
 import { createInterface, type Interface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { compiled } from '../lib/compile.ts';
 
 const run = promisify(execFile);
 
@@ -63,21 +62,9 @@ const GOODPUT_MIN = 0.9;
 /** Under load the probe itself may be late: it is tried this often. */
 const CHECKS = 3;
 
-/** Compiles a program of this directory where it is missing or older than its source. */
+/** Path of a program of this directory, compiled. */
 function build(name: 'relay' | 'wanprobe'): string {
-  const source = fileURLToPath(new URL(`./${name}.cc`, import.meta.url));
-  const directory = fileURLToPath(new URL('../../.cache/bench/', import.meta.url));
-  const program = `${directory}${name}`;
-  mkdirSync(directory, { recursive: true });
-  const built = statSync(program, { throwIfNoEntry: false });
-  if (built === undefined || built.mtimeMs < statSync(source).mtimeMs) {
-    const partial = `${program}.${process.pid}`;
-    const flags = ['-O2', '-std=c++20', '-Wall', '-Wextra', '-Werror', '-pthread'];
-    execFileSync('g++', [...flags, '-o', partial, source]);
-    // Another run may do the same: whole programs only.
-    renameSync(partial, program);
-  }
-  return program;
+  return compiled(new URL(`./${name}.cc`, import.meta.url));
 }
 
 /** Command line that runs a program in a network namespace. */
