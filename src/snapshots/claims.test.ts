@@ -7,7 +7,7 @@ import { FirstlightError } from '../errors/errors.ts';
 import { chainIdsOf } from '../image/chain.ts';
 import type { Receiver } from '../receive/receiver.ts';
 import { Claims, type ClaimsOptions } from './claims.ts';
-import type { LayerLabels } from './labels.ts';
+import { type LayerLabels, layerLabels } from './labels.ts';
 
 const digest = (n: number) => `sha256:${String(n).padStart(64, '0')}`;
 const DIFFS = [digest(1), digest(2), digest(3)];
@@ -45,6 +45,9 @@ function claims(options: Partial<ClaimsOptions> = {}) {
       if (index < 0) return [];
       return [{ digest: IMAGE, name: 'app:1', platform: 'linux/amd64', index, layers: BLOBS }];
     },
+    ping: async () => {
+      asked.push('ping');
+    },
     platform: 'linux/amd64',
     timeoutMs: 5000,
     log: pino({ level: 'silent' }),
@@ -54,7 +57,7 @@ function claims(options: Partial<ClaimsOptions> = {}) {
 }
 
 function labels(index: number, more: Partial<LayerLabels> = {}): LayerLabels {
-  const none = { ref: null, manifest: null, layerDigest: null, upwards: [] };
+  const none = { ref: null, manifest: null, layerDigest: null, upwards: [], isWhole: false };
   return { chainId: CHAIN[index] ?? digest(999), ...none, ...more };
 }
 
@@ -123,20 +126,72 @@ test('of several images with the layer, the one that the pull names is meant', a
     image(4, 'reg.example/app:1', BLOBS),
   ];
   const { claims: c } = claims({ chains });
-  const named = { ref: 'reg.example/app:1', upwards: BLOBS };
+  const named = { ref: 'reg.example/app:1', upwards: BLOBS, isWhole: true };
   t.like(await c.claim(labels(0, named)), { claim: { lazy: { image: digest(4) } } });
-  const renamed = { ref: 'reg.example/elsewhere:1', upwards: BLOBS.slice(0, 2) };
+  const renamed = { ref: 'reg.example/elsewhere:1', upwards: BLOBS, isWhole: true };
   t.like(await c.claim(labels(0, renamed)), { claim: { lazy: { image: digest(3) } } });
 });
 
-test('a server that does not answer holds a pull up for the bound, once', async (t) => {
-  let asked = 0;
-  const { claims: c } = claims({
+test('an image that only begins with the layers of the pull is another one', async (t) => {
+  const {
+    claims: c,
+    asked,
+    kept,
+  } = claims({
+    open: async () => {
+      throw new FirstlightError('not-found', 'there is no image');
+    },
+  });
+  const base = { ref: 'reg.example/base:1', manifest: digest(300), isWhole: true };
+  for (const upwards of [BLOBS.slice(0, 1), [BLOBS[0]!, digest(55)], [...BLOBS, digest(14)]]) {
+    const verdict = await c.claim(labels(0, { ...base, upwards, manifest: digest(asked.length) }));
+    t.like(verdict, { fallback: { reason: 'unknown-image' } }, `${upwards}`);
+  }
+  // A list that may have been cut off agrees with many images.
+  const cut = { ...base, manifest: digest(301), upwards: BLOBS, isWhole: false };
+  t.like(await c.claim(labels(0, cut)), { fallback: { reason: 'unknown-image' } });
+  t.deepEqual(kept, []);
+});
+
+test('what is remembered of a name does not stand for another image with that name and base', async (t) => {
+  const { claims: c } = claims();
+  const named = { ref: 'reg.example/app:1', isWhole: true };
+  t.like(await c.claim(labels(0, { ...named, upwards: BLOBS })), {
+    claim: { lazy: { image: IMAGE, ref: 'reg.example/app:1' } },
+  });
+  const moved = { ...named, upwards: [BLOBS[0]!, digest(55), BLOBS[2]!] };
+  t.like(await c.claim(labels(0, moved)), { fallback: { reason: 'other-layers' } });
+});
+
+test("a layer that is known by its chain alone goes by the server's name, not by the pull's", async (t) => {
+  const { claims: c } = claims();
+  const verdict = await c.claim(labels(0, { ref: 'reg.example/base:1' }));
+  t.like(verdict, { claim: { lazy: { image: IMAGE, ref: 'app:1' } } });
+});
+
+test('a list of layers is known to be whole while one more would have fitted into its label', (t) => {
+  const list = (n: number) => Array.from({ length: n }, (_, i) => digest(i)).join(',');
+  const read = (n: number) =>
+    layerLabels({
+      'containerd.io/snapshot.ref': CHAIN[0]!,
+      'containerd.io/snapshot/cri.image-layers': list(n),
+    });
+  t.like(read(3), { isWhole: true });
+  t.is(read(3)?.upwards.length, 3);
+  // containerd leaves out what makes name and value together longer than 4096 bytes.
+  t.like(read(56), { isWhole: false });
+  t.like(read(0), { isWhole: false, upwards: [] });
+});
+
+/** Never comes, and is deaf to its signal, too. */
+const never = () => new Promise<never>(() => undefined);
+
+test('an answer that takes too long holds one image up for the bound, once, and no other', async (t) => {
+  const { claims: c, asked } = claims({
     timeoutMs: 300,
-    open: () => {
-      asked++;
-      // Deaf to its signal, too: the bound holds all the same.
-      return new Promise(() => undefined);
+    open: (image) => {
+      asked.push(image);
+      return image === IMAGE ? never() : Promise.resolve(receiver(image));
     },
   });
   const startedAt = performance.now();
@@ -145,8 +200,52 @@ test('a server that does not answer holds a pull up for the bound, once', async 
   t.like(first, { fallback: { reason: 'timeout' } });
   t.true(ms >= 290 && ms < 5000, `${ms} ms`);
   t.like(await c.claim(labels(1, { manifest: IMAGE })), { fallback: { reason: 'timeout' } });
+  t.deepEqual(asked, [IMAGE, 'ping'], 'the next layer does not wait for it again');
+  t.true('claim' in (await c.claim(labels(0, { manifest: digest(7) }))));
+});
+
+test('a server that is deaf to everything is left alone', async (t) => {
+  let asked = 0;
+  const { claims: c } = claims({
+    timeoutMs: 300,
+    open: () => {
+      asked++;
+      return never();
+    },
+    ping: async () => {
+      throw new FirstlightError('timeout', 'no answer');
+    },
+  });
+  t.like(await c.claim(labels(0, { manifest: IMAGE })), { fallback: { reason: 'timeout' } });
   t.like(await c.claim(labels(0, { manifest: digest(7) })), { fallback: { reason: 'timeout' } });
-  t.is(asked, 1, 'the next layers do not wait for it again');
+  t.is(asked, 1);
+});
+
+test('an error of one image is not taken for a server that is gone; a refused connection is', async (t) => {
+  for (const gone of [false, true]) {
+    let asked = 0;
+    const { claims: c } = claims({
+      open: async () => {
+        asked++;
+        const cause = gone ? { cause: new Error('ECONNREFUSED') } : {};
+        throw new FirstlightError('unreachable', 'HTTP status 500, or nobody', cause);
+      },
+    });
+    for (const image of [IMAGE, digest(7)]) {
+      const verdict = await c.claim(labels(0, { manifest: image }));
+      t.like(verdict, { fallback: { reason: 'unreachable' } });
+    }
+    t.is(asked, gone ? 1 : 2);
+  }
+});
+
+test('an image that opens too late is given back', async (t) => {
+  const late = Promise.withResolvers<Receiver>();
+  const { claims: c, kept, released } = claims({ timeoutMs: 50, open: () => late.promise });
+  t.like(await c.claim(labels(2, { manifest: IMAGE })), { fallback: { reason: 'timeout' } });
+  late.resolve(receiver());
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  t.deepEqual([kept, released], [[], [IMAGE]]);
 });
 
 test('what else is wrong is told as it is', async (t) => {

@@ -8,7 +8,9 @@
 // - nothing but the chain id: the server is asked which images have such a layer. A layer that ends an
 //   image names it. A layer below is taken as coming lazily without anything being fetched, and its own
 //   tree is made if something else turns out to stand on it (prefixes.ts).
-// In both cases the chain id must be one of those that follow from the image's own config.
+// In both cases the chain id must be one of those that follow from the image's own config. Where the pull says
+// its layers, an image under another manifest is meant only if it has exactly these and no more: an image that
+// merely begins with them is another one.
 
 import type { ChainImage } from '../delta/protocol.ts';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
@@ -54,6 +56,8 @@ export interface ClaimsOptions {
   release(receiver: Receiver): Promise<void>;
   /** Asks the server for images by chain id; undefined where no server is configured. */
   chains: ((chainId: string, timeoutMs: number) => Promise<ChainImage[]>) | undefined;
+  /** Rejects where the server gives no sign of life at all. */
+  ping(timeoutMs: number): Promise<void>;
   /** os/arch[/variant] of this machine. */
   platform: string;
   /** Bound of one decision, ms. */
@@ -67,6 +71,14 @@ interface Opened {
   ref: string | null;
   layers: ImageLayers;
   usage: Usage;
+}
+
+/** How long one decision may take. */
+interface Bound {
+  /** Aborted when it is over. */
+  signal: AbortSignal;
+  /** ms since 1970. */
+  until: number;
 }
 
 interface Remembered {
@@ -88,11 +100,33 @@ function shortName(ref: string | null): string | undefined {
   }
 }
 
+/** What a pull is remembered by: by its manifest, or by its name and last layer. */
+function pullOf({ manifest, ref, upwards }: LayerLabels): string | undefined {
+  return manifest ?? (ref === null ? undefined : `${ref} ${upwards.at(-1) ?? ''}`);
+}
+
+/** True where layers from one on are all those that the pull will ask for, as far as it says any. */
+function areLayersOf({ upwards, isWhole }: LayerLabels, layers: string[], index: number): boolean {
+  if (upwards.length === 0) return true;
+  return (
+    isWhole &&
+    upwards.length === layers.length - index &&
+    upwards.every((digest, i) => layers[index + i] === digest)
+  );
+}
+
+/** True where nobody answers at the server's address, whatever is asked for. */
+function isServerGone(error: FirstlightError): boolean {
+  // An answer with an error in it has no cause: then the server is there.
+  return error.kind === 'unreachable' && error.cause !== undefined;
+}
+
 export class Claims {
   readonly #options: ClaimsOptions;
   readonly #remembered = new Map<string, Remembered>();
   readonly #opening = new Map<string, Promise<Remembered>>();
   #unreachable: { until: number; fallback: Fallback } | undefined;
+  #pinging: Promise<void> | undefined;
 
   constructor(options: ClaimsOptions) {
     this.#options = options;
@@ -105,20 +139,28 @@ export class Claims {
     }
     const late = Promise.withResolvers<Verdict>();
     const { timeoutMs } = this.#options;
+    const abort = new AbortController();
     const timer = setTimeout(() => {
-      const text = `the delta server did not answer within ${timeoutMs / 1000} s`;
-      late.resolve({ fallback: this.#noteUnreachable({ reason: 'timeout', text }) });
+      const error = this.#lateError();
+      abort.abort(error);
+      late.resolve({ fallback: this.#explain(error, labels) });
     }, timeoutMs);
     try {
-      return await Promise.race([this.#decide(labels, Date.now() + timeoutMs), late.promise]);
+      const bound = { signal: abort.signal, until: Date.now() + timeoutMs };
+      return await Promise.race([this.#decide(labels, bound), late.promise]);
     } finally {
       clearTimeout(timer);
     }
   }
 
-  async #decide(labels: LayerLabels, deadline: number): Promise<Verdict> {
-    const { manifest, ref, chainId } = labels;
-    const pull = manifest ?? (ref === null ? undefined : `${ref} ${labels.upwards.at(-1) ?? ''}`);
+  #lateError(): FirstlightError {
+    const seconds = this.#options.timeoutMs / 1000;
+    return new FirstlightError('timeout', `the delta server did not answer within ${seconds} s`);
+  }
+
+  async #decide(labels: LayerLabels, bound: Bound): Promise<Verdict> {
+    const { manifest, chainId } = labels;
+    const pull = pullOf(labels);
     const known = pull === undefined ? undefined : this.#recall(pull);
     if (known !== undefined) return this.#verdict(known, labels);
     if (this.#unreachable !== undefined && this.#unreachable.until > Date.now()) {
@@ -126,12 +168,12 @@ export class Claims {
     }
     try {
       if (manifest !== null && pull !== undefined) {
-        const found = await this.#openOnce(pull, manifest, labels, deadline);
+        const found = await this.#openOnce(pull, manifest, labels.ref, labels.chainId, bound);
         if (found.opened !== undefined) return this.#verdict(found, labels);
       }
-      return await this.#byChain(chainId, pull, labels, deadline);
+      return await this.#byChain(chainId, pull, labels, bound);
     } catch (error) {
-      return { fallback: this.#explain(error) };
+      return { fallback: this.#explain(error, labels) };
     }
   }
 
@@ -158,10 +200,34 @@ export class Claims {
     return fallback;
   }
 
-  #explain(error: unknown): Fallback {
-    const { kind, line } = toFirstlightError(error);
+  /**
+   * An answer about one image did not come in time: its bundle may be being computed, and other images are
+   * asked for all the same, unless the server turns out to be deaf to everything.
+   */
+  #noteLate(labels: LayerLabels, fallback: Fallback): Fallback {
+    const pull = pullOf(labels);
+    const known = pull === undefined ? undefined : this.#recall(pull);
+    if (pull !== undefined && known === undefined) {
+      this.#remember(pull, { fallback }, UNREACHABLE_MS);
+    }
+    const { ping, timeoutMs, log } = this.#options;
+    this.#pinging ??= ping(timeoutMs)
+      .catch((error: unknown) => {
+        log.warn({ err: toFirstlightError(error) }, 'the delta server gives no sign of life');
+        this.#noteUnreachable(fallback);
+      })
+      .finally(() => {
+        this.#pinging = undefined;
+      });
+    return fallback;
+  }
+
+  #explain(thrown: unknown, labels: LayerLabels): Fallback {
+    const error = toFirstlightError(thrown);
+    const { kind, line } = error;
+    if (isServerGone(error)) return this.#noteUnreachable({ reason: 'unreachable', text: line });
     if (kind === 'timeout' || kind === 'unreachable') {
-      return this.#noteUnreachable({ reason: kind, text: line });
+      return this.#noteLate(labels, { reason: kind, text: line });
     }
     if (kind === 'not-found' || kind === 'platform') {
       return { reason: 'unknown-image', text: 'the delta server does not have the image' };
@@ -173,16 +239,20 @@ export class Claims {
   #verdict(known: Remembered, labels: LayerLabels): Verdict {
     const { opened, fallback } = known;
     if (opened === undefined) return { fallback: fallback! };
-    const index = opened.layers.chainIds.indexOf(labels.chainId);
-    if (index < 0) {
+    const { digests, chainIds } = opened.layers;
+    const index = chainIds.indexOf(labels.chainId);
+    const isNamed = opened.digest === labels.manifest;
+    if (index < 0 || !(isNamed || areLayersOf(labels, digests, index))) {
       const text = `image ${opened.digest} of the delta server has other layers`;
       return { fallback: { reason: 'other-layers', text } };
     }
-    const top = index === opened.layers.chainIds.length - 1;
+    const top = index === chainIds.length - 1;
+    // The pull's name for it, where it is the whole image that agrees.
+    const isSame = isNamed || top || labels.upwards.length > 0;
     const lazy: LazyLayer = {
       image: opened.digest,
-      ref: labels.ref ?? opened.ref,
-      layerDigest: labels.layerDigest ?? opened.layers.digests[index] ?? null,
+      ref: (isSame ? labels.ref : null) ?? opened.ref,
+      layerDigest: labels.layerDigest ?? digests[index] ?? null,
       tree: top ? opened.digest : null,
     };
     const usage = top ? opened.usage : { bytes: 0, inodes: 0 };
@@ -193,12 +263,13 @@ export class Claims {
   #openOnce(
     pull: string,
     digest: string,
-    labels: LayerLabels,
-    deadline: number,
+    ref: string | null,
+    chainId: string,
+    bound: Bound,
   ): Promise<Remembered> {
     const present = this.#opening.get(pull);
     if (present !== undefined) return present;
-    const opening = this.#open(pull, digest, labels, deadline);
+    const opening = this.#open(pull, digest, ref, chainId, bound);
     this.#opening.set(pull, opening);
     const forget = () => this.#opening.delete(pull);
     opening.then(forget, forget);
@@ -208,10 +279,11 @@ export class Claims {
   async #open(
     pull: string,
     digest: string,
-    labels: LayerLabels,
-    deadline: number,
+    ref: string | null,
+    chainId: string,
+    bound: Bound,
   ): Promise<Remembered> {
-    const signal = AbortSignal.timeout(Math.max(1, deadline - Date.now()));
+    const { signal } = bound;
     let receiver: Receiver;
     try {
       receiver = await this.#options.open(digest, signal);
@@ -226,14 +298,16 @@ export class Claims {
     const { toc, manifest, config } = receiver;
     let layers: ImageLayers;
     try {
+      // It came too late: the pull has gone its ordinary way.
+      signal.throwIfAborted();
       layers = layersOf(manifest, config);
     } catch (error) {
       await this.#options.release(receiver);
       throw error;
     }
     const usage = { bytes: toc.totalBytes, inodes: toc.rows };
-    const opened = { digest: receiver.digest, ref: labels.ref, layers, usage };
-    if (layers.chainIds.includes(labels.chainId)) this.#options.keep(receiver);
+    const opened = { digest: receiver.digest, ref, layers, usage };
+    if (layers.chainIds.includes(chainId)) this.#options.keep(receiver);
     else await this.#options.release(receiver);
     return this.#remember(pull, { opened }, REMEMBER_MS);
   }
@@ -243,11 +317,11 @@ export class Claims {
     chainId: string,
     pull: string | undefined,
     labels: LayerLabels,
-    deadline: number,
+    bound: Bound,
   ): Promise<Verdict> {
     const { chains } = this.#options;
     if (chains === undefined) throw new FirstlightError('internal', 'no server to ask');
-    const left = Math.max(1, deadline - Date.now());
+    const left = Math.max(1, bound.until - Date.now());
     const image = this.#choose(await chains(chainId, left), labels);
     if (image === undefined) {
       const text = 'the delta server does not have the image';
@@ -260,9 +334,9 @@ export class Claims {
     if (last || pull !== undefined) {
       const name = pull ?? image.digest;
       const known = this.#recall(name);
-      const named = { ...labels, ref: labels.ref ?? image.name ?? null };
-      const opened = known ?? (await this.#openOnce(name, image.digest, named, deadline));
-      return this.#verdict(opened, named);
+      const { digest, name: ref = null } = image;
+      const opened = known ?? (await this.#openOnce(name, digest, ref, labels.chainId, bound));
+      return this.#verdict(opened, labels);
     }
     const lazy: LazyLayer = {
       image: image.digest,
@@ -279,10 +353,7 @@ export class Claims {
     const name = shortName(labels.ref);
     const fitting = images.filter(({ platform, layers, index }) => {
       if (platformDistance(wanted, parsePlatform(platform)) === undefined) return false;
-      // A list of layers is cut off where it would not fit into a label: what is there must agree.
-      if (labels.ref === null || labels.upwards.length === 0) return true;
-      const upwards = layers.slice(index);
-      return labels.upwards.every((digest, i) => upwards[i] === digest);
+      return areLayersOf(labels, layers, index);
     });
     return fitting.find((image) => image.name === name) ?? fitting[0];
   }

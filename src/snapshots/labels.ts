@@ -18,6 +18,8 @@ const IMAGE_LAYERS = 'containerd.io/snapshot/cri.image-layers';
 const ID_MAPPINGS = ['containerd.io/snapshot/uidmapping', 'containerd.io/snapshot/gidmapping'];
 /** containerd refuses a label whose name and value are together longer (its labels package). */
 const LABEL_MAX = 4096;
+/** The longest digest (sha512) and the comma before it. */
+const LIST_ITEM_MAX = 136;
 
 /** What a pull says about the layer that it is about to unpack. */
 export interface LayerLabels {
@@ -29,8 +31,10 @@ export interface LayerLabels {
   manifest: string | null;
   /** Digest of the layer's blob. */
   layerDigest: string | null;
-  /** Digests of the blobs from this layer upwards, possibly cut off at the end. */
+  /** Digests of the blobs from this layer upwards; none where the pull does not say them. */
   upwards: string[];
+  /** True where `upwards` goes to the last layer: CRI leaves out what would not fit into a label. */
+  isWhole: boolean;
 }
 
 /** The labels of a layer being pulled; undefined for any other snapshot. */
@@ -45,6 +49,8 @@ export function layerLabels(labels: Labels): LayerLabels | undefined {
     manifest: manifest !== undefined && isDigest(manifest) ? manifest : null,
     layerDigest: labels[LAYER_DIGEST] || null,
     upwards: upwards === '' ? [] : upwards.split(','),
+    // One more would have fitted, so there is none.
+    isWhole: upwards !== '' && IMAGE_LAYERS.length + upwards.length + LIST_ITEM_MAX <= LABEL_MAX,
   };
 }
 

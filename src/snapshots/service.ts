@@ -123,6 +123,7 @@ export class SnapshotService {
         keep,
         release: options.close,
         chains: client === undefined ? undefined : (id, ms) => client.chains(id, ms),
+        ping: async (ms) => client?.ping(ms),
         platform: options.platform,
         timeoutMs: options.prepareTimeoutMs,
         log,
