@@ -110,7 +110,7 @@ export const COMMANDS: CommandSpec[] = [
     path: ['serve'],
     text: 'serve images to workers',
     arguments: [],
-    settings: ['data', 'listen', 'rate', 'registry-login', 'token-file'],
+    settings: ['data', 'listen', 'rate', 'registry-login', 'hosts-dir', 'token-file'],
     flags: [],
     examples: [
       'firstlight serve --data /srv/firstlight',
@@ -128,7 +128,7 @@ export const COMMANDS: CommandSpec[] = [
         required: true,
       },
     ],
-    settings: ['data', 'platform', 'token-file'],
+    settings: ['data', 'platform', 'hosts-dir', 'token-file'],
     flags: [{ name: 'name', placeholder: 'NAME:TAG', text: 'name it gets on the server' }],
     examples: [
       'firstlight image add docker://registry.example.com/shop/redis:7',
@@ -354,7 +354,7 @@ export const COMMANDS: CommandSpec[] = [
     path: ['commit'],
     text: 'make an image of what a mount has changed: its layers and one more',
     arguments: [CHANGED, { name: 'NAME:TAG', text: 'name it gets on the server', required: false }],
-    settings: ['token-file'],
+    settings: ['hosts-dir', 'token-file'],
     flags: [
       { name: 'to', placeholder: 'oci:DIR:TAG', text: 'write it into an OCI layout' },
       {
@@ -409,6 +409,7 @@ export const COMMANDS: CommandSpec[] = [
       'snapshotter',
       'prepare-timeout',
       'keep-warm',
+      'hosts-dir',
       'connections',
       'metrics',
       'platform',

@@ -21,11 +21,12 @@ export function withStore<T>(dataDir: string, work: (store: ImageStore) => Promi
 export function openSource(
   source: Source,
   platform: string,
+  hostsDirs: string[],
   signal: AbortSignal,
 ): Promise<ImageSource> {
   switch (source.kind) {
     case 'registry':
-      return openRegistry(source.reference, { platform, signal });
+      return openRegistry(source.reference, { platform, hostsDirs, signal });
     case 'oci':
       return openOciLayout(source.directory, source.tag, { platform });
     case 'docker-archive':
@@ -39,6 +40,8 @@ export function openSource(
 export interface AddOptions {
   name: string | undefined;
   platform: string;
+  /** Where registries' mirrors and certificates are looked for. */
+  hostsDirs: string[];
   signal: AbortSignal;
   onEvent(event: IntakeEvent): void;
 }
@@ -51,7 +54,7 @@ export function addLocal(
 ): Promise<ImageSummary> {
   return withStore(dataDir, (store) =>
     store.add({
-      open: (signal) => openSource(source, options.platform, signal),
+      open: (signal) => openSource(source, options.platform, options.hostsDirs, signal),
       name: options.name,
       signal: options.signal,
       onEvent: options.onEvent,

@@ -133,6 +133,12 @@ export const SETTINGS = {
     text: "let every client pull with the server's own docker login",
     default: 'false',
   },
+  'hosts-dir': {
+    type: 'text',
+    placeholder: 'DIR[:DIR...]',
+    text: "containerd's and docker's directories of registry mirrors and certificates",
+    default: '/etc/containerd/certs.d:/etc/docker/certs.d',
+  },
   'token-file': {
     type: 'path',
     placeholder: 'FILE',

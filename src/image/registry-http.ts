@@ -1,6 +1,7 @@
 // HTTP as registries use it: redirects that drop the login at another host, timeouts, errors in the
 // project's terms, and the wait between attempts. Registries' own rules are registry.ts.
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { SecureContext } from 'node:tls';
 import { Agent, type Dispatcher, EnvHttpProxyAgent, request } from 'undici';
 import { FirstlightError } from '../errors/errors.ts';
 
@@ -11,6 +12,18 @@ export interface HttpOptions {
   retryDelayMs?: number | undefined;
   /** How long a peer may stay silent; 30,000 unless told otherwise. */
   silenceMs?: number | undefined;
+}
+
+/** How one host is spoken to. */
+export interface HttpHost {
+  /** Where its headers go, and nowhere else. */
+  origin?: string;
+  headers?: readonly [name: string, value: string][];
+  /** Used for whatever this host leads to as well: storage and the token server, as containerd does. */
+  tls?: { context: SecureContext; verify: boolean } | undefined;
+  dialTimeoutMs?: number | undefined;
+  /** How often something is asked for in all; {@link ATTEMPTS_MAX} unless told otherwise. */
+  attempts?: number;
 }
 
 export interface HttpRequest {
@@ -69,7 +82,7 @@ export function networkError(error: unknown, url: URL): Error {
   const why = WORDS[code] ?? (cause.message === '' ? code : cause.message);
   if (TLS.test(code)) {
     return new FirstlightError('unreachable', `no trusted connection to ${url.host}: ${why}`, {
-      hint: 'name its certificate authority in NODE_EXTRA_CA_CERTS',
+      hint: `put the certificate of its authority into /etc/containerd/certs.d/${url.host}/ca.crt (--hosts-dir)`,
       cause,
     });
   }
@@ -94,17 +107,34 @@ export class HttpClient {
   readonly #direct: Agent;
   readonly #proxied: Dispatcher;
   readonly #options: HttpOptions;
+  readonly #host: HttpHost;
 
-  constructor(options: HttpOptions) {
+  constructor(options: HttpOptions, host: HttpHost = {}) {
     const silence = options.silenceMs ?? 30_000;
+    const { tls, dialTimeoutMs } = host;
+    const trust =
+      tls === undefined ? {} : { secureContext: tls.context, rejectUnauthorized: tls.verify };
     const settings = {
-      connect: { timeout: CONNECT_MS },
+      connect: { timeout: dialTimeoutMs ?? CONNECT_MS, ...trust },
       headersTimeout: silence,
       bodyTimeout: silence,
     };
     this.#options = options;
+    this.#host = host;
     this.#direct = new Agent(settings);
-    this.#proxied = hasProxy() ? new EnvHttpProxyAgent(settings) : this.#direct;
+    this.#proxied = hasProxy()
+      ? new EnvHttpProxyAgent({ ...settings, requestTls: trust })
+      : this.#direct;
+  }
+
+  /** The headers of this client's host, where a request goes to it. */
+  #own(url: URL): Record<string, string[]> {
+    const found: Record<string, string[]> = {};
+    if (url.origin !== this.#host.origin) return found;
+    for (const [name, value] of this.#host.headers ?? []) {
+      found[name] = [...(found[name] ?? []), value];
+    }
+    return found;
   }
 
   /**
@@ -122,7 +152,7 @@ export class HttpClient {
       try {
         answer = await request(url, {
           method: options.method ?? 'GET',
-          headers,
+          headers: { ...this.#own(url), ...headers },
           signal,
           dispatcher: isLoopback(url.host) ? this.#direct : this.#proxied,
           ...(options.body === undefined ? {} : { body: options.body }),
@@ -174,7 +204,7 @@ export class HttpClient {
     signal: AbortSignal | undefined,
   ): Promise<void> {
     if (!(error instanceof Transient)) throw error;
-    if (failures >= ATTEMPTS_MAX || (error.absent && !patient)) {
+    if (failures >= (this.#host.attempts ?? ATTEMPTS_MAX) || (error.absent && !patient)) {
       throw new FirstlightError('unreachable', error.message, {
         hint: 'check the name of the registry and the network, and try again',
         cause: error.cause ?? error,

@@ -25,6 +25,8 @@ export interface ImageRoutesOptions {
   upload: UploadLimits;
   /** Pulls without a login of the client's own may use the server's. */
   registryLogin: boolean;
+  /** Where mirrors and certificates of registries are looked for. */
+  hostsDirs: readonly string[];
 }
 
 /** A progress event is sent at most this often; a client that shows a bar needs no more. */
@@ -107,6 +109,12 @@ export function imageRoutes(app: FastifyInstance, options: ImageRoutesOptions): 
           signal: turn,
           // null: no login at all. Whoever can reach the server could otherwise read by it what only it may.
           auth: auth ?? (options.registryLogin ? undefined : null),
+          // The same holds for client certificates and headers, which stand beside the mirrors.
+          ownCredentials: options.registryLogin,
+          hostsDirs: options.hostsDirs,
+          onFallback: (host, error) => {
+            request.log.info({ host, kind: error.kind }, 'registry: another host is asked');
+          },
         });
       }
       const path = bodyPath(scratch);

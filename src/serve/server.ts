@@ -59,6 +59,8 @@ export interface ServerOptions {
    * can then take in, and read, whatever that login can. Not where absent.
    */
   registryLogin?: boolean | undefined;
+  /** Where mirrors and certificates of registries are looked for (hosts.toml); nowhere where absent. */
+  hostsDirs?: readonly string[] | undefined;
   /** Whatever changes something wants this bearer token; where absent, whoever reaches the server may. */
   token?: string | undefined;
   log?: Logger;
@@ -131,6 +133,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     metrics,
     upload: { maxBytes: limits.uploadMaxBytes, stallMs: limits.stallMs, hints: IMAGE_HINTS },
     registryLogin: options.registryLogin ?? false,
+    hostsDirs: options.hostsDirs ?? [],
   });
   traceRoutes(app, {
     store,

@@ -62,7 +62,9 @@ async function writeTo(
   try {
     if (base !== undefined) {
       const { openSource } = await import('../local-server.ts');
-      source = await openSource(base, await platformOf(changes), context.signal);
+      const { splitHostsDirs } = await import('../../image/registry-hosts.ts');
+      const hostsDirs = splitHostsDirs(context.settings.text('hosts-dir'));
+      source = await openSource(base, await platformOf(changes), hostsDirs, context.signal);
     }
     return await commitTo({
       ...{ changes, directory: to.directory, tag: to.tag, comment, source },

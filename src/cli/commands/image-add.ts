@@ -188,9 +188,11 @@ export async function run(
     if (data === undefined) image = await addByServer(context, source, { name, platform }, view);
     else {
       const { addLocal } = await import('../local-server.ts');
+      const { splitHostsDirs } = await import('../../image/registry-hosts.ts');
       image = await addLocal(data, source, {
         name,
         platform: platform ?? context.settings.text('platform'),
+        hostsDirs: splitHostsDirs(context.settings.text('hosts-dir')),
         signal: context.signal,
         onEvent: (event) => view.event(event),
       });

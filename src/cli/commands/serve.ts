@@ -1,5 +1,6 @@
 // `firstlight serve`: the delta server in the foreground.
 import { once } from 'node:events';
+import { splitHostsDirs } from '../../image/registry-hosts.ts';
 import { parseRate } from '../../serve/rate.ts';
 import { startServer } from '../../serve/server.ts';
 import type { Context } from '../context.ts';
@@ -14,6 +15,7 @@ export async function run(context: Context): Promise<undefined> {
     dataDir,
     listen: settings.text('listen'),
     registryLogin: settings.flag('registry-login'),
+    hostsDirs: splitHostsDirs(settings.text('hosts-dir')),
     ...(token === undefined ? {} : { token }),
     ...(rateBitsPerSecond === undefined ? {} : { rateBitsPerSecond }),
   });
