@@ -47,6 +47,8 @@ struct Handle {
    * the file, and tells the kernel nothing of it. */
   timespec changed = {};
   bool writable = false;
+  /** Its file was synced through it, and not its data alone. */
+  std::atomic<bool> synced{false};
 
   // Under the table's lock.
   /** Its opener has closed a descriptor of it (or never had one): what still holds it is a mapping.

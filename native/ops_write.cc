@@ -15,6 +15,7 @@
 #include <algorithm>
 
 #include "ops.h"
+#include "upcall_decode.h"
 #include "upper_open.h"
 
 namespace firstlight {
@@ -157,14 +158,21 @@ int op_write(const Context& c) {
 
 int op_fsync(const Context& c) {
   const auto& in = c.request.as<fuse_fsync_in>();
-  // Of the template: there is nothing of it that could be lost.
-  if ((in.fh & kFhUpper) == 0) return 0;
+  if ((in.fh & kFhUpper) == 0) {
+    // Of the template there is nothing that could be lost; but a change of its attributes through
+    // this very handle has brought the file into the writable layer.
+    return c.session.divergence().thawed(c.node()) ? send_upcall(c, decode_plain) : 0;
+  }
   auto handle = find_upper(c.session, in.fh);
   if (handle == nullptr) return -EBADF;
-  bool data_only = (in.fsync_flags & FUSE_FSYNC_FDATASYNC) != 0;
+  // Promotion gave the file its name, of which the program knows nothing: fdatasync leaves that to
+  // a later crash (ext4). So the first sync of a handle is a whole one.
+  bool data_only = (in.fsync_flags & FUSE_FSYNC_FDATASYNC) != 0 && handle->synced;
   return run_later(c, [later = Later(c, std::move(handle)), data_only] {
     int fd = later.handle->upper->get();
-    later.reply((data_only ? fdatasync(fd) : fsync(fd)) == 0 ? 0 : -errno);
+    int error = (data_only ? fdatasync(fd) : fsync(fd)) == 0 ? 0 : -errno;
+    if (error == 0 && !data_only) later.handle->synced = true;
+    later.reply(error);
   });
 }
 

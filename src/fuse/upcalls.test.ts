@@ -293,15 +293,18 @@ test('a request that waits for a copy is sent again when it is done, unless all 
 test('syncs are answered when they are done', async (t) => {
   const at = world({
     fsyncDirectory: () => Promise.resolve(),
+    fsync: () => Promise.resolve(),
     syncfs: () => Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO', errno: 5 })),
   });
   at.request('Fsyncdir', [0]);
   at.request('Syncfs', [], '', { call: 10 });
+  at.request('Fsync', [], '', { call: 11 });
   t.deepEqual(at.replies, []);
   await new Promise(setImmediate);
   t.deepEqual(at.replies, [
     ['replyOk', 9],
     ['replyError', 10, 5],
+    ['replyOk', 11],
   ]);
 });
 

@@ -319,6 +319,8 @@ const TABLE: Record<keyof typeof UPCALL, Operation> = {
     tree.removexattr(node(request), request.name);
     native.replyOk(request.call);
   },
+  Fsync: (server, request) =>
+    server.settle(request.call, server.tree.fsync(node(request)), 'fsync'),
   Fsyncdir: (server, request) =>
     server.settle(request.call, server.tree.fsyncDirectory(node(request)), 'fsyncdir'),
   Create: (server, request) => {

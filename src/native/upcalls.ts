@@ -29,6 +29,7 @@ export const UPCALL = {
   Open: 14,
   Statfs: 17,
   Release: 18,
+  Fsync: 20,
   Setxattr: 21,
   Getxattr: 22,
   Listxattr: 23,
@@ -59,6 +60,7 @@ export const IN = { op: 0, node: 1, uid: 2, gid: 3, pid: 4, umask: 5, arg: 6 } a
  *   Getxattr, Listxattr   room in bytes (0: the size is asked for)
  *   Forget     number of lookups that are forgotten
  *   Release    what `replyOpen` was given as `tag` (sent for opens with a tag only)
+ *   Fsync      nothing: through a handle on the template's content, of a node that has diverged
  *   Fsyncdir   1 for data only
  * Strings: `name` of Lookup, Symlink (and `value`: the target), Mknod, Mkdir, Unlink, Rmdir, Link, Create, xattrs;
  * Rename has the new name in `name2`.

@@ -10,7 +10,7 @@ const HERE = join(REPOSITORY, 'test/posix');
 const CACHE = join(REPOSITORY, '.cache/posix');
 
 /** Directories below test/posix with the sources of one program each. */
-export type Program = 'interpreter' | 'exerciser' | 'racer' | 'crasher' | 'crossing';
+export type Program = 'interpreter' | 'exerciser' | 'racer' | 'crasher' | 'crossing' | 'powercut';
 
 /**
  * Path of a compiled program. It is linked statically, so that it also runs as a file of an image

@@ -133,6 +133,8 @@ export interface TreeOperations {
     killSgid: boolean,
   ): void;
   removexattr(node: number, attribute: string): void;
+  /** Of a file whose handle is the template's still; a handle on the file in upper/ needs no tree. */
+  fsync(node: number): Promise<void>;
   fsyncDirectory(node: number): Promise<void>;
   syncfs(): Promise<void>;
   /** Slots as UpperIo.statfs. */

@@ -9,7 +9,7 @@ import { toFirstlightError } from '../../errors/errors.ts';
 import type { Logger } from '../../log/log.ts';
 import { ATTR_SLOTS } from '../../native/upcalls.ts';
 import type { NativeUpper } from '../../native/upper.ts';
-import { errnoOf, fail, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IPERM } from './abi.ts';
+import { errnoOf, fail, O_RDONLY, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IPERM } from './abi.ts';
 import { applyChanges, applyToLast, entryOf, snapshot, whereIs } from './attr.ts';
 import { type Child, Core } from './core.ts';
 import { list } from './list.ts';
@@ -339,6 +339,17 @@ export class WritableTree implements TreeOperations {
     this.#run((core) => {
       core.thaw(node);
       removeXattr(core, this.#node(node), attribute);
+    });
+  }
+
+  async fsync(node: number): Promise<void> {
+    await this.#settle((core) => {
+      const child = this.#child(node);
+      const where = child instanceof FileNode ? whereIs(core, child) : undefined;
+      // What is not in upper/ is the image's, and durable; what has no name left is nobody's.
+      if (where === undefined || where.name === '') return undefined;
+      const fd = core.io.openFile(where.fd, where.name, O_RDONLY);
+      return core.io.fsync(fd, false).finally(() => core.io.close(fd));
     });
   }
 
