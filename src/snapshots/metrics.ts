@@ -9,6 +9,7 @@ export class SnapshotMetrics {
   readonly seconds: Histogram<'operation'>;
   readonly failures: Counter<'operation' | 'code'>;
   readonly pulls: Counter<'way' | 'reason'>;
+  readonly lowerTrees: Counter<'way' | 'reason'>;
   readonly savedBytes: Counter;
   readonly waitSeconds: Histogram;
   readonly snapshots: Gauge<'kind'>;
@@ -34,6 +35,12 @@ export class SnapshotMetrics {
     this.pulls = new Counter({
       name: 'firstlight_layers_total',
       help: 'Layers of images that were pulled: lazily, or in the ordinary way for a reason',
+      labelNames: ['way', 'reason'],
+      registers,
+    });
+    this.lowerTrees = new Counter({
+      name: 'firstlight_lower_trees_total',
+      help: 'Trees of lower layers that an ordinary image shares with a lazy one: from the delta server, or merged from the registry for a reason',
       labelNames: ['way', 'reason'],
       registers,
     });

@@ -11,9 +11,10 @@ import { pipeline } from 'node:stream/promises';
 import { buildTocInSteps } from '../delta/toc-build.ts';
 import { checkToc } from '../delta/toc-check.ts';
 import { FirstlightError } from '../errors/errors.ts';
+import { chainIdsOf } from '../image/chain.ts';
 import { sha256Digest } from '../image/digest.ts';
 import { mergeImage } from '../image/merge.ts';
-import { formatReference, parseReference } from '../image/reference.ts';
+import { formatReference, type Reference } from '../image/reference.ts';
 import { openRegistry } from '../image/registry.ts';
 import type { ContentSink, ImageSource } from '../image/source.ts';
 import type { Logger } from '../log/log.ts';
@@ -95,30 +96,38 @@ export interface PrefixOptions {
   store: LayerStore;
   /** os/arch[/variant]. */
   platform: string;
+  /** Gives it up. */
+  signal: AbortSignal;
   log: Logger;
+}
+
+/** Which layers are to be merged. */
+export interface PrefixRequest {
+  /** Where the registry has an image with them. */
+  reference: Reference;
+  /** Chain id of the uppermost: what comes must be these layers and no others. */
+  chainId: string;
+  /** How many. */
+  depth: number;
 }
 
 /**
  * Makes the tree of the lowest layers of an image from the registry, complete in the store.
- * @param ref     the image as its client calls it
- * @param image   digest of its manifest
- * @param depth   how many layers
  * @returns digest under which the store has it; the caller holds on to it before the next collection
- * @throws FirstlightError of the registry, naming what to do
+ * @throws FirstlightError of the registry, naming what to do; the signal's reason
  */
 export async function makePrefix(
   options: PrefixOptions,
-  ref: string,
-  image: string,
-  depth: number,
+  { reference, chainId, depth }: PrefixRequest,
 ): Promise<string> {
-  const { store, platform, log } = options;
-  const { tag: _, ...repository } = parseReference(ref);
-  const reference = { ...repository, digest: image };
-  const source = await openRegistry(reference, { platform });
+  const { store, platform, signal, log } = options;
+  const ref = formatReference(reference);
+  const source = await openRegistry(reference, { platform, signal });
   try {
-    if (source.layers.length < depth) {
-      throw new FirstlightError('corrupt', `${formatReference(reference)} has too few layers`);
+    if (chainIdsOf(source.layers.map(({ diffId }) => diffId))[depth - 1] !== chainId) {
+      throw new FirstlightError('corrupt', `${ref} of the registry has other layers`, {
+        hint: 'remove the images that have the layer, and pull them again',
+      });
     }
     const documents = documentsOf(source, depth);
     const digest = sha256Digest(documents.manifest);

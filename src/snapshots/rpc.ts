@@ -202,10 +202,15 @@ export class RpcServer {
 
   #unary<Q, A>(
     operation: string,
-    work: (request: Q, namespace: string) => Promise<A>,
+    work: (request: Q, namespace: string, gone: AbortSignal) => Promise<A>,
   ): handleUnaryCall<Q, A> {
     return (call, callback) => {
-      this.#run(operation, () => work(call.request, namespaceFrom(call.metadata))).then(
+      const gone = new AbortController();
+      call.once('cancelled', () => {
+        gone.abort(new FirstlightError('timeout', 'the caller has given the call up'));
+      });
+      const namespace = namespaceFrom(call.metadata);
+      this.#run(operation, () => work(call.request, namespace, gone.signal)).then(
         (answer) => callback(null, answer),
         (error: unknown) => callback(statusOf(error)),
       );
@@ -221,13 +226,15 @@ export class RpcServer {
       return {};
     };
     return {
-      Prepare: this.#unary('Prepare', ({ key, parent, labels }: NewSnapshotRequest, namespace) =>
-        mounts(snapshotter.prepare({ key, parent, labels, namespace })),
+      Prepare: this.#unary('Prepare', (request: NewSnapshotRequest, namespace, gone) =>
+        mounts(snapshotter.prepare({ ...request, namespace, gone })),
       ),
-      View: this.#unary('View', ({ key, parent, labels }: NewSnapshotRequest, namespace) =>
-        mounts(snapshotter.view({ key, parent, labels, namespace })),
+      View: this.#unary('View', (request: NewSnapshotRequest, namespace, gone) =>
+        mounts(snapshotter.view({ ...request, namespace, gone })),
       ),
-      Mounts: this.#unary('Mounts', ({ key }: KeyRequest) => mounts(snapshotter.mounts(key))),
+      Mounts: this.#unary('Mounts', ({ key }: KeyRequest, _, gone) =>
+        mounts(snapshotter.mounts(key, gone)),
+      ),
       Commit: this.#unary(
         'Commit',
         ({ name, key, labels }: { name: string; key: string; labels: Labels }) =>

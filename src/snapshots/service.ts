@@ -1,7 +1,6 @@
 // The snapshotter as the daemon runs it: its parts made and joined, in order and in reverse. What does not
 // live here: settings, the daemon's own mounts, and what any part does.
 import { join } from 'node:path';
-import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import { layersOf } from '../image/chain.ts';
 import type { Logger } from '../log/log.ts';
 import { deltaClientOf, type Receiver } from '../receive/receiver.ts';
@@ -9,13 +8,13 @@ import type { LayerStore } from '../store/layer-store.ts';
 import { Claims } from './claims.ts';
 import { Directories } from './directories.ts';
 import { Keeper, keeperSocket } from './keeper.ts';
+import { lowerTrees } from './lower-trees.ts';
 import type { SnapshotMetrics } from './metrics.ts';
-import { makePrefix } from './prefixes.ts';
 import { Records } from './records.ts';
 import { RpcServer } from './rpc.ts';
 import { Snapshotter } from './snapshotter.ts';
 import { type TreeStatus, Trees } from './trees.ts';
-import { KIND, type Snapshot } from './types.ts';
+import { KIND } from './types.ts';
 import { WarmConnection } from './warm.ts';
 
 export interface SnapshotServiceOptions {
@@ -128,7 +127,7 @@ export class SnapshotService {
         timeoutMs: options.prepareTimeoutMs,
         log,
       });
-      const makeTree = (snapshot: Snapshot, depth: number) => treeOf(options, snapshot, depth);
+      const makeTree = lowerTrees({ ...options, client });
       const parts = { records, directories, trees, claims, store, metrics, makeTree, log };
       const snapshotter = new Snapshotter(parts);
       await snapshotter.recover();
@@ -204,35 +203,6 @@ async function adopt(keeper: Keeper, trees: Trees): Promise<void> {
   void trees.adopt([...mounts.keys()], (digest) =>
     keeper.unmount(digest, mounts.get(digest) ?? '', true),
   );
-}
-
-/** The tree of a lower layer: that of an image which ends with it, or made from the registry. */
-async function treeOf(
-  options: SnapshotServiceOptions,
-  snapshot: Snapshot,
-  depth: number,
-): Promise<string> {
-  const { store, server, platform, log, prepareTimeoutMs } = options;
-  const chainId = snapshot.key.replace(/ on .*$/, '');
-  if (server !== undefined) {
-    try {
-      const images = await deltaClientOf(store, server).chains(chainId, prepareTimeoutMs);
-      const whole = images.find(({ index, layers }) => index === layers.length - 1);
-      if (whole !== undefined) {
-        await options.release(await options.open(whole.digest));
-        return whole.digest;
-      }
-    } catch (error) {
-      log.info({ err: toFirstlightError(error), chainId }, 'lower layers come from the registry');
-    }
-  }
-  const { ref, image } = snapshot.lazy!;
-  if (ref === null) {
-    throw new FirstlightError('not-found', `nobody knows where layer ${chainId} comes from`, {
-      hint: 'remove the images that have it, and pull them again',
-    });
-  }
-  return makePrefix({ store, platform, log }, ref, image, depth);
 }
 
 /** Images that were asked for before a restart go on arriving. */

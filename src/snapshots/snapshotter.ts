@@ -26,7 +26,7 @@ export interface SnapshotterParts {
   store: LayerStore;
   metrics: SnapshotMetrics;
   /** Makes the tree of a lower layer of a lazy image, and says which image of the store it is. */
-  makeTree(snapshot: Snapshot, depth: number): Promise<string>;
+  makeTree(snapshot: Snapshot, depth: number, signal: AbortSignal): Promise<string>;
   log: Logger;
 }
 
@@ -37,6 +37,16 @@ export interface NewRequest {
   labels: Labels;
   /** From the request's header; empty where it has none. */
   namespace: string;
+  /** Aborted when the caller waits no longer. */
+  gone: AbortSignal;
+}
+
+/** The tree of a lower layer that is being made. */
+interface MakingTree {
+  tree: Promise<string>;
+  /** Calls that wait for it; with the last one it is given up. */
+  waiting: number;
+  abort: AbortController;
 }
 
 /** What a new snapshot stands on. */
@@ -56,7 +66,7 @@ function needed(value: string, what: string): string {
 export class Snapshotter {
   readonly #p: SnapshotterParts;
   /** Trees of lower layers that are being made, by snapshot. */
-  readonly #makingTrees = new Map<number, Promise<string>>();
+  readonly #makingTrees = new Map<number, MakingTree>();
 
   constructor(parts: SnapshotterParts) {
     this.#p = parts;
@@ -162,10 +172,12 @@ export class Snapshotter {
     const { parent, labels } = request;
     const key = needed(request.key, 'key');
     const chain = parent === '' ? [] : await this.#parents(parent);
-    const ground = await this.#ground(chain);
+    const ground = await this.#ground(chain, request.gone);
     let aside: string | undefined;
     try {
       aside = await directories.make(ground.root, kind === KIND.Active);
+      // Nobody would know of it.
+      request.gone.throwIfAborted();
       const namespace = request.namespace || namespaceOf(key);
       const made = { key, namespace, parent, kind, labels, fallback, aside };
       const [snapshot] = await records.call('create', made);
@@ -185,13 +197,13 @@ export class Snapshotter {
   }
 
   /** The directories that a snapshot stands on; an image that comes lazily is mounted for it. */
-  async #ground(chain: Snapshot[]): Promise<Ground> {
+  async #ground(chain: Snapshot[], gone: AbortSignal): Promise<Ground> {
     const { directories, trees } = this.#p;
     const lowers: string[] = [];
     let root: Ownership | undefined;
     for (const [at, snapshot] of chain.entries()) {
       if (snapshot.lazy !== null) {
-        const tree = snapshot.lazy.tree ?? (await this.#treeOf(snapshot, chain.length - at));
+        const tree = snapshot.lazy.tree ?? (await this.#treeOf(snapshot, chain.length - at, gone));
         const held = await trees.hold(tree);
         return { lowers: [...lowers, held.path], root: root ?? held.root, release: held.release };
       }
@@ -201,32 +213,55 @@ export class Snapshotter {
     return { lowers, root, release: () => undefined };
   }
 
-  /** Makes the tree of a lower layer of a lazy image, once. @param depth  layers in it */
-  #treeOf(snapshot: Snapshot, depth: number): Promise<string> {
-    const present = this.#makingTrees.get(snapshot.id);
-    if (present !== undefined) return present;
-    const making = this.#makeTree(snapshot, depth);
+  /**
+   * Makes the tree of a lower layer of a lazy image, once for all calls that wait for it.
+   * @param depth  layers in it
+   */
+  async #treeOf(snapshot: Snapshot, depth: number, gone: AbortSignal): Promise<string> {
+    const making = this.#makingTrees.get(snapshot.id) ?? this.#beginTree(snapshot, depth);
+    making.waiting++;
+    const leave = () => {
+      making.waiting--;
+      if (making.waiting > 0) return;
+      // The next call begins anew.
+      this.#makingTrees.delete(snapshot.id);
+      making.abort.abort(gone.reason);
+    };
+    gone.addEventListener('abort', leave, { once: true });
+    if (gone.aborted) leave();
+    try {
+      return await making.tree;
+    } finally {
+      gone.removeEventListener('abort', leave);
+    }
+  }
+
+  #beginTree(snapshot: Snapshot, depth: number): MakingTree {
+    const abort = new AbortController();
+    const making = { tree: this.#makeTree(snapshot, depth, abort.signal), waiting: 0, abort };
     this.#makingTrees.set(snapshot.id, making);
-    const forget = () => this.#makingTrees.delete(snapshot.id);
-    making.then(forget, forget);
+    const forget = () => {
+      if (this.#makingTrees.get(snapshot.id) === making) this.#makingTrees.delete(snapshot.id);
+    };
+    making.tree.then(forget, forget);
     return making;
   }
 
-  async #makeTree(snapshot: Snapshot, depth: number): Promise<string> {
+  async #makeTree(snapshot: Snapshot, depth: number, signal: AbortSignal): Promise<string> {
     const { records, store, makeTree } = this.#p;
-    const tree = await makeTree(snapshot, depth);
+    const tree = await makeTree(snapshot, depth, signal);
     await records.call('setTree', snapshot.id, tree);
     if (store.findImage(tree) !== undefined) store.setPinned(tree, true);
     return tree;
   }
 
   /** @throws FirstlightError `not-found`; `busy` where it is committed */
-  async mounts(key: string): Promise<Mount[]> {
+  async mounts(key: string, gone: AbortSignal): Promise<Mount[]> {
     const [snapshot, ...parents] = await this.#p.records.call('chain', needed(key, 'key'));
     if (snapshot!.kind === KIND.Committed) {
       throw new FirstlightError('busy', `snapshot ${key} is committed and has no mounts`);
     }
-    const ground = await this.#ground(parents);
+    const ground = await this.#ground(parents, gone);
     ground.release();
     return this.#p.directories.mounts(snapshot!, ground.lowers);
   }

@@ -33,15 +33,21 @@ export class Client {
     this.#client = new Service(`unix://${socket}`, credentials.createInsecure());
   }
 
-  /** One call; rejects with the status as `code`. */
-  call<T>(method: string, request: object, namespace?: string): Promise<T> {
+  /** One call; rejects with the status as `code`. The signal cancels it. */
+  call<T>(
+    method: string,
+    request: object,
+    namespace?: string,
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<T> {
     const metadata = new Metadata();
     if (namespace !== undefined) metadata.set('containerd-namespace', namespace);
     return new Promise((resolve, reject) => {
       const calls = this.#client as unknown as Calls;
-      calls[method]!.call(this.#client, request, metadata, (error, answer) =>
+      const call = calls[method]!.call(this.#client, request, metadata, (error, answer) =>
         error === null ? resolve(answer as T) : reject(error),
       );
+      signal?.addEventListener('abort', () => call.cancel(), { once: true });
     });
   }
 
@@ -113,8 +119,18 @@ export interface Harness {
   restart(): Promise<void>;
 }
 
+export interface HarnessOptions {
+  /** Delta server; without it there is none. */
+  server?: string;
+  /** ms; 2000 where it is left out. */
+  prepareTimeoutMs?: number;
+}
+
 /** A service in a directory of its own, ended and removed with the test. */
-export async function snapshotter(t: ExecutionContext<unknown>): Promise<Harness> {
+export async function snapshotter(
+  t: ExecutionContext<unknown>,
+  { server, prepareTimeoutMs = 2000 }: HarnessOptions = {},
+): Promise<Harness> {
   const directory = await mkdtemp(join(tmpdir(), 'firstlight-snapshots-'));
   const root = join(directory, 'root');
   const socket = join(directory, 's.sock');
@@ -125,15 +141,14 @@ export async function snapshotter(t: ExecutionContext<unknown>): Promise<Harness
     const service = await SnapshotService.start({
       store,
       socket,
-      server: undefined,
+      server,
       platform,
-      prepareTimeoutMs: 2000,
+      prepareTimeoutMs,
       keepWarmMs: 0,
       waitTimeoutMs: 1000,
       threads: 1,
       passthrough: true,
-      open: (ref, signal) =>
-        Receiver.open(store, { server: undefined, ref, platform, log: LOG, signal }),
+      open: (ref, signal) => Receiver.open(store, { server, ref, platform, log: LOG, signal }),
       release: (receiver) => receiver.close(),
       close: (receiver) => receiver.close(),
       metrics,

@@ -17,6 +17,8 @@ const KEEP_MS = 120_000;
 /** A mount that nothing stands on any more stays so long: a restarted container finds caches warm. */
 const LINGER_MS = 30_000;
 const PERMISSIONS = 0o7777;
+/** An image that has left the store is asked for so long; the kubelet gives a container two minutes. */
+const OPEN_MS = 30_000;
 
 export interface TreesOptions {
   store: LayerStore;
@@ -30,6 +32,8 @@ export interface TreesOptions {
   close(receiver: Receiver): Promise<void>;
   /** What every mount has in common. */
   instance: Pick<FsInstanceOptions, 'makeSession' | 'waitTimeoutMs'>;
+  /** How long an image that is not in the store is asked for, ms. */
+  openTimeoutMs?: number;
   /** True where a snapshot that may be mounted stands on the image. */
   isUsed(digest: string): Promise<boolean>;
   /** Hears how long each wait for contents took. */
@@ -156,7 +160,7 @@ export class Trees {
     this.#lingering.delete(digest);
     const present = this.#trees.get(digest);
     if (present !== undefined) return present;
-    const receiver = this.#takeKept(digest) ?? (await this.#options.open(digest));
+    const receiver = this.#takeKept(digest) ?? (await this.#open(digest));
     try {
       const tree = await this.#mount(digest, receiver);
       this.#trees.set(digest, tree);
@@ -164,6 +168,32 @@ export class Trees {
     } catch (error) {
       await this.#options.release(receiver);
       throw error;
+    }
+  }
+
+  async #open(digest: string): Promise<Receiver> {
+    const { open, openTimeoutMs = OPEN_MS } = this.#options;
+    const abort = new AbortController();
+    const late = Promise.withResolvers<never>();
+    const timer = setTimeout(() => {
+      const text = `${digest} is not in the store, and the delta server did not answer in time`;
+      const hint = 'see that the delta server runs, or remove the image and pull it again';
+      const error = new FirstlightError('timeout', text, { hint });
+      abort.abort(error);
+      late.reject(error);
+    }, openTimeoutMs);
+    const opening = open(digest, abort.signal);
+    try {
+      return await Promise.race([opening, late.promise]);
+    } catch (error) {
+      // One that comes all the same is wanted by nobody.
+      opening.then(
+        (receiver) => this.#giveBack(receiver),
+        () => undefined, // That is the error.
+      );
+      throw error;
+    } finally {
+      clearTimeout(timer);
     }
   }
 
