@@ -142,7 +142,7 @@ uint32_t HandleTable::opens(uint64_t node) {
 // Reading maps may wait for the process' mmap lock, which a thread of it can hold while it waits
 // for a READ from us (a fault inside a system call, with a writer queued behind it). That READ is
 // completed by the housekeeper or by another lane, or ends at its bound: a stall at worst.
-bool HandleTable::passthrough_may_join(uint64_t node, uint64_t* seen) {
+bool HandleTable::passthrough_may_join(uint64_t node, bool by_tree, uint64_t* seen) {
   *seen = 0;
   // None of them is on the node, or it is not committed yet: then the commit sees it.
   if (direct_.load(std::memory_order_acquire) == 0) return true;
@@ -162,6 +162,7 @@ bool HandleTable::passthrough_may_join(uint64_t node, uint64_t* seen) {
       if (handle->mapping == Handle::Mapping::kUnknown) unknown.push_back(handle);
     }
   }
+  if (!unknown.empty() && by_tree) return false;
   if (!unknown.empty()) transport_.about_to_block();
   // The number that stat shows keeps the row of a template's node in its low bits.
   uint32_t inode = static_cast<uint32_t>(node);

@@ -105,8 +105,10 @@ class HandleTable {
    * True where a passthrough open of the node cannot collide with a handle that is open on it now;
    * `seen` is for the commit. May read /proc/TID/maps of the openers; see the comment there about
    * what that may wait for.
+   * @param by_tree  the tree's thread asks, for which all changes wait: it does not look, and takes
+   * whatever is not known yet for a collision
    */
-  bool passthrough_may_join(uint64_t node, uint64_t* seen);
+  bool passthrough_may_join(uint64_t node, bool by_tree, uint64_t* seen);
 
   /** Opens of the node that the kernel has not released. */
   uint32_t opens(uint64_t node);

@@ -122,7 +122,7 @@ int try_open_complete(Session& session, const Target& t) {
         session.trace().on() &&
         session.trace().shows_reads(t.row, t.tid, t.traced, t.traced ? t.at : Clock::now());
     uint64_t seen = 0;
-    if (traced || !session.handles().passthrough_may_join(t.node(), &seen)) {
+    if (traced || !session.handles().passthrough_may_join(t.node(), t.by_tree, &seen)) {
       return open_handle(session, t, true, UniqueFd(), 0);
     }
     int id = session.backing().acquire(t.node(), t.content);
@@ -130,8 +130,10 @@ int try_open_complete(Session& session, const Target& t) {
       Commit commit = session.handles().commit_passthrough(t.node(), seen, t.by_tree);
       return committed_passthrough(session, t, id, commit);
     }
-    // EBUSY: the tree opens a node with two files at once.
-    if (id != -EOPNOTSUPP) return id == -EBUSY ? -EIO : id;
+    // The last handle on the file in upper/ is just being released: its lane has counted it out,
+    // and its backing is let go next.
+    if (id == -EBUSY) return kRetry;
+    if (id != -EOPNOTSUPP) return id;
   }
   session.about_to_block();
   uint32_t epoch = session.tree().table().epoch();

@@ -80,7 +80,7 @@ void tell_changes(Session& session, const Handle& handle) {
 }
 
 // 0, -EAGAIN where another open came between, kDiverted, or a negative errno.
-int try_open(Session& session, const UpperOpen& open, bool keep, CommitStep commit) {
+int try_open(Session& session, const UpperOpen& open, bool adopted, CommitStep commit) {
   auto handle = std::make_shared<Handle>();
   handle->node = open.node;
   handle->content = kNone;
@@ -89,8 +89,9 @@ int try_open(Session& session, const UpperOpen& open, bool keep, CommitStep comm
   note_change_time(*handle);
   uint64_t seen = 0;
   int id = 0;
-  if (session.passthrough_upper() && session.handles().passthrough_may_join(open.node, &seen)) {
-    id = session.backing().acquire_file(open.node, open.fd->get(), keep);
+  if (session.passthrough_upper() &&
+      session.handles().passthrough_may_join(open.node, !adopted, &seen)) {
+    id = session.backing().acquire_file(open.node, open.fd->get(), adopted);
     // The last handle on the other file is just being released: its lane has counted it out, and
     // its backing is let go next. (Or the tree opens a node with two files at once: the tries end.)
     if (id == -EBUSY) return -EAGAIN;
@@ -111,9 +112,9 @@ int try_open(Session& session, const UpperOpen& open, bool keep, CommitStep comm
   return -EIO;
 }
 
-int try_repeatedly(Session& session, const UpperOpen& open, bool keep, CommitStep commit) {
+int try_repeatedly(Session& session, const UpperOpen& open, bool adopted, CommitStep commit) {
   for (int tries = 0; tries < kTries; tries++, sched_yield()) {
-    int result = try_open(session, open, keep, commit);
+    int result = try_open(session, open, adopted, commit);
     if (result != -EAGAIN) return result;
   }
   return -EIO;

@@ -31,6 +31,9 @@ int main(int count, char** words) {
   if (mode == "threads") fuzz_threads(deadline, random);
   if (mode == "opens") fuzz_opens(deadline, random);
   if (mode == "writable") fuzz_writable(deadline, random);
-  if (mode == "units") units();
+  if (mode == "units") {
+    units();
+    open_rules();
+  }
   return 0;
 }

@@ -28,5 +28,7 @@ void fuzz_opens(const Deadline& deadline, Random& random);
 void fuzz_writable(const Deadline& deadline, Random& random);
 /** What needs no fuzzing: signals, mappings, the handshake. */
 void units();
+/** What opens do while another thread opens, releases or maps the same file. */
+void open_rules();
 
 }  // namespace firstlight::test
