@@ -182,7 +182,8 @@ int op_statx_diverged(const Context& c) {
     abi::StatxOut out;
     fill_statx(attr, &out);
     out.attr_valid = kForever;
-    if ((born.stx_mask & STATX_BTIME) != 0) {
+    // A file of the image has none: that of its copy is not its own.
+    if (file.ino >= kFirstOwnNode && (born.stx_mask & STATX_BTIME) != 0) {
       out.mask |= STATX_BTIME;
       out.btime = {born.stx_btime.tv_sec, born.stx_btime.tv_nsec, 0};
     }

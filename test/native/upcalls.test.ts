@@ -247,6 +247,22 @@ test('a diverged node shows what the tree says, whoever lists its directory', as
   t.deepEqual(await world.ops('other'), []);
 });
 
+test('a file of the image has no time of birth, also when it is adopted; a new one has', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const born = async (name: string) => {
+    const run = world.fixture.start('stat', '-c', '%W', `${world.root}/${name}`);
+    t.is((await run.end).code, 0, run.err);
+    return Number(run.out);
+  };
+  for (const name of ['small', 'new']) await writeFile(`${world.root}/${name}`, 'changed');
+  t.is(await born('small'), 0);
+  for (const name of ['small', 'new']) await world.toy('adopt', await world.node(name), false);
+  await world.seen();
+  t.is(await born('small'), 0);
+  t.true((await born('new')) > 1_500_000_000);
+  t.deepEqual(await world.ops('small'), []);
+});
+
 test('a tag comes back when its handle is closed', async (t) => {
   const world = await World.make(t, { ready: true });
   await world.toy('tag', 42);
