@@ -95,13 +95,29 @@ class Method {
   std::string wrong_;
 };
 
-napi_value thaw(napi_env env, napi_callback_info info) {
+/** A method with one number and no answer. */
+template <class Use>
+napi_value tell(napi_env env, napi_callback_info info, Use use) {
   Method m(env, info);
   if (!m) return nullptr;
-  uint64_t node = m.whole();
+  uint64_t number = m.whole();
   if (m.bad()) return nullptr;
-  if (m.channel() != nullptr) m.channel()->thaw(node);
+  if (m.channel() != nullptr) use(*m.channel(), number);
   return m.nothing();
+}
+
+/** A reply that is the name of its call alone. */
+napi_value reply_alone(napi_env env, napi_callback_info info,
+                       bool (*reply)(UpcallChannel&, uint64_t)) {
+  Method m(env, info);
+  if (!m) return nullptr;
+  uint64_t call = m.whole();
+  if (m.bad()) return nullptr;
+  return m.answer(m.channel() != nullptr && reply(*m.channel(), call));
+}
+
+napi_value thaw(napi_env env, napi_callback_info info) {
+  return tell(env, info, [](UpcallChannel& channel, uint64_t node) { channel.thaw(node); });
 }
 
 napi_value open_handles(napi_env env, napi_callback_info info) {
@@ -114,12 +130,7 @@ napi_value open_handles(napi_env env, napi_callback_info info) {
 }
 
 napi_value open_template(napi_env env, napi_callback_info info) {
-  Method m(env, info);
-  if (!m) return nullptr;
-  uint64_t call = m.whole();
-  if (m.bad()) return nullptr;
-  if (m.channel() != nullptr) reply_from_template(*m.channel(), call);
-  return m.nothing();
+  return tell(env, info, reply_from_template);
 }
 
 napi_value wait_for_content(napi_env env, napi_callback_info info) {
@@ -138,12 +149,7 @@ napi_value wait_for_content(napi_env env, napi_callback_info info) {
 }
 
 napi_value again(napi_env env, napi_callback_info info) {
-  Method m(env, info);
-  if (!m) return nullptr;
-  uint64_t call = m.whole();
-  if (m.bad()) return nullptr;
-  if (m.channel() != nullptr) m.channel()->again(call);
-  return m.nothing();
+  return tell(env, info, [](UpcallChannel& channel, uint64_t call) { channel.again(call); });
 }
 
 napi_value reply_error_(napi_env env, napi_callback_info info) {
@@ -158,11 +164,9 @@ napi_value reply_error_(napi_env env, napi_callback_info info) {
 }
 
 napi_value reply_ok(napi_env env, napi_callback_info info) {
-  Method m(env, info);
-  if (!m) return nullptr;
-  uint64_t call = m.whole();
-  if (m.bad()) return nullptr;
-  return m.answer(m.channel() != nullptr && reply_result(*m.channel(), call, 0));
+  return reply_alone(env, info, [](UpcallChannel& channel, uint64_t call) {
+    return reply_result(channel, call, 0);
+  });
 }
 
 napi_value reply_entry_(napi_env env, napi_callback_info info) {
@@ -179,11 +183,7 @@ napi_value reply_entry_(napi_env env, napi_callback_info info) {
 }
 
 napi_value reply_no_entry_(napi_env env, napi_callback_info info) {
-  Method m(env, info);
-  if (!m) return nullptr;
-  uint64_t call = m.whole();
-  if (m.bad()) return nullptr;
-  return m.answer(m.channel() != nullptr && reply_no_entry(*m.channel(), call));
+  return reply_alone(env, info, reply_no_entry);
 }
 
 napi_value reply_attr_(napi_env env, napi_callback_info info) {
@@ -274,11 +274,7 @@ napi_value add_dirent_(napi_env env, napi_callback_info info) {
 }
 
 napi_value reply_listing_(napi_env env, napi_callback_info info) {
-  Method m(env, info);
-  if (!m) return nullptr;
-  uint64_t call = m.whole();
-  if (m.bad()) return nullptr;
-  return m.answer(m.channel() != nullptr && reply_listing(*m.channel(), call));
+  return reply_alone(env, info, reply_listing);
 }
 
 napi_value adopt(napi_env env, napi_callback_info info) {
@@ -293,12 +289,9 @@ napi_value adopt(napi_env env, napi_callback_info info) {
 }
 
 napi_value disown(napi_env env, napi_callback_info info) {
-  Method m(env, info);
-  if (!m) return nullptr;
-  uint64_t node = m.whole();
-  if (m.bad()) return nullptr;
-  if (auto session = m.session()) session->disown(node);
-  return m.nothing();
+  return tell(env, info, [](UpcallChannel& channel, uint64_t node) {
+    if (auto session = channel.session()) session->disown(node);
+  });
 }
 
 napi_value invalidate(napi_env env, napi_callback_info info) {
