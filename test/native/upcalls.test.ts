@@ -250,9 +250,11 @@ test('a diverged node shows what the tree says, whoever lists its directory', as
 test('a file of the image has no time of birth, also when it is adopted; a new one has', async (t) => {
   const world = await World.make(t, { ready: true });
   const born = async (name: string) => {
-    const run = world.fixture.start('stat', '-c', '%W', `${world.root}/${name}`);
+    // What the kernel has once heard of a birth it keeps, unless it is to ask for more.
+    await world.toy('invalidate', await world.node(name), '');
+    const run = world.fixture.start('stat', '-c', '%W %z', `${world.root}/${name}`);
     t.is((await run.end).code, 0, run.err);
-    return Number(run.out);
+    return Number.parseInt(run.out, 10);
   };
   for (const name of ['small', 'new']) await writeFile(`${world.root}/${name}`, 'changed');
   t.is(await born('small'), 0);
