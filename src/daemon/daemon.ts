@@ -52,6 +52,8 @@ export interface SnapshotterOptions {
   /** Delta server. */
   server: string;
   platform: string;
+  /** Where registries' mirrors and certificates are looked for (hosts.toml); nowhere where absent. */
+  hostsDirs?: readonly string[] | undefined;
   /** How long the delta server may take to say that it has an image, ms. */
   prepareTimeoutMs: number;
   /** How long the connection to it is kept open after a pull, ms. */

@@ -18,6 +18,8 @@ export interface LowerTreesOptions {
   client: Pick<DeltaClient, 'chains'> | undefined;
   /** os/arch[/variant] of this machine. */
   platform: string;
+  /** Where registries' mirrors and certificates are looked for (hosts.toml). */
+  hostsDirs: readonly string[];
   /** How long the delta server may take in all, ms. */
   prepareTimeoutMs: number;
   open(digest: string, signal: AbortSignal): Promise<Receiver>;
@@ -33,7 +35,7 @@ export interface LowerTreesOptions {
  */
 export function lowerTrees(options: LowerTreesOptions) {
   return async (snapshot: Snapshot, depth: number, signal: AbortSignal): Promise<string> => {
-    const { store, platform, metrics, log } = options;
+    const { store, platform, hostsDirs, metrics, log } = options;
     const chainId = snapshot.key.replace(/ on .*$/, '');
     let reason = 'no-server';
     if (options.client !== undefined) {
@@ -53,7 +55,8 @@ export function lowerTrees(options: LowerTreesOptions) {
     }
     metrics.lowerTrees.inc({ way: 'ordinary', reason });
     const reference = referenceOf(snapshot, chainId);
-    return makePrefix({ store, platform, signal, log }, { reference, chainId, depth });
+    const registry = { store, platform, hostsDirs, signal, log };
+    return makePrefix(registry, { reference, chainId, depth });
   };
 }
 

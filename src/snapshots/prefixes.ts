@@ -96,6 +96,8 @@ export interface PrefixOptions {
   store: LayerStore;
   /** os/arch[/variant]. */
   platform: string;
+  /** Where registries' mirrors and certificates are looked for (hosts.toml). */
+  hostsDirs: readonly string[];
   /** Gives it up. */
   signal: AbortSignal;
   log: Logger;
@@ -120,9 +122,14 @@ export async function makePrefix(
   options: PrefixOptions,
   { reference, chainId, depth }: PrefixRequest,
 ): Promise<string> {
-  const { store, platform, signal, log } = options;
+  const { store, platform, hostsDirs, signal, log } = options;
   const ref = formatReference(reference);
-  const source = await openRegistry(reference, { platform, signal });
+  const source = await openRegistry(reference, {
+    ...{ platform, hostsDirs, signal },
+    onFallback: (host, error) => {
+      log.info({ ref, host, kind: error.kind }, 'registry: another host is asked');
+    },
+  });
   try {
     if (chainIdsOf(source.layers.map(({ diffId }) => diffId))[depth - 1] !== chainId) {
       throw new FirstlightError('corrupt', `${ref} of the registry has other layers`, {

@@ -25,6 +25,8 @@ export interface SnapshotServiceOptions {
   server: string | undefined;
   /** os/arch[/variant] of this machine. */
   platform: string;
+  /** Where registries' mirrors and certificates are looked for (hosts.toml); nowhere where absent. */
+  hostsDirs?: readonly string[] | undefined;
   /** How long the delta server may take to say that it has an image, ms. */
   prepareTimeoutMs: number;
   /** How long the connection to the delta server is kept open after a pull, ms; 0: not at all. */
@@ -127,7 +129,7 @@ export class SnapshotService {
         timeoutMs: options.prepareTimeoutMs,
         log,
       });
-      const makeTree = lowerTrees({ ...options, client });
+      const makeTree = lowerTrees({ ...options, hostsDirs: options.hostsDirs ?? [], client });
       const parts = { records, directories, trees, claims, store, metrics, makeTree, log };
       const snapshotter = new Snapshotter(parts);
       await snapshotter.recover();
@@ -199,6 +201,7 @@ export class SnapshotService {
 /** Goes on with what an earlier daemon has left mounted. */
 async function adopt(keeper: Keeper, trees: Trees): Promise<void> {
   const mounts = new Map((await keeper.find()).map((each) => [each.image, each.mountPoint]));
+  await trees.clearStrays(new Set(mounts.keys()));
   // Not waited for: each image is ready as soon as it is open, and what needs it waits for that.
   void trees.adopt([...mounts.keys()], (digest) =>
     keeper.unmount(digest, mounts.get(digest) ?? '', true),

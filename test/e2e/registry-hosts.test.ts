@@ -3,7 +3,13 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { Containerd, freePort } from '../lib/containerd.ts';
+import {
+  appImages,
+  Containerd,
+  freePort,
+  push,
+  startRegistry as startPlainRegistry,
+} from '../lib/containerd.ts';
 import { Background, must, until } from '../lib/proc.ts';
 import { Stage } from '../lib/stage.ts';
 
@@ -130,6 +136,15 @@ http: {addr: "${host}"}
   }
 }
 
+/** Writes docker's config.json with the login for a host; the login as it stands there. */
+async function writeLogin(stage: Stage, host: string): Promise<string> {
+  const auth = Buffer.from(`${LOGIN.name}:${LOGIN.password}`).toString('base64');
+  await mkdir(join(stage.dir, 'docker'));
+  const config = JSON.stringify({ auths: { [host]: { auth } } });
+  await writeFile(join(stage.dir, 'docker/config.json'), config);
+  return auth;
+}
+
 interface World {
   stage: Stage;
   authority: Authority;
@@ -171,10 +186,7 @@ ca = "${ca}"
   ca = ["${authority.certificate}"]
 `;
   await put(origin.host, 'hosts.toml', hosts(authority.certificate));
-  await mkdir(join(stage.dir, 'docker'));
-  const auth = Buffer.from(`${LOGIN.name}:${LOGIN.password}`).toString('base64');
-  const docker = JSON.stringify({ auths: { [origin.host]: { auth } } });
-  await writeFile(join(stage.dir, 'docker/config.json'), docker);
+  const auth = await writeLogin(stage, origin.host);
   const server = await stage.serve();
   const source = `docker://${origin.host}/team/app:1`;
   await stage.addImage(source, 'app:1');
@@ -209,6 +221,41 @@ ca = "${ca}"
   t.is(failed.code, 4);
   t.regex(failed.stderr, /no trusted connection to .*certs\.d.*ca\.crt/);
   t.notRegex(failed.stderr + server.process.stderr, secrets);
+});
+
+test("the snapshotter reads shared layers where hosts.toml says, with docker's login for that host", async (t) => {
+  const stage = await Stage.open(t);
+  const authority = await Authority.make(stage, 'authority');
+  const images = await appImages(stage.dir);
+  const plain = await startPlainRegistry(stage);
+  for (const tag of ['v1', 'other']) await push(images.layout, tag, `${plain}/team/app:${tag}`);
+  await stage.serve();
+  await stage.must(['image', 'add', `docker://${plain}/team/app:v1`]);
+  // The same images by TLS and with a password. containerd itself goes on pulling from the plain one.
+  const locked = await startRegistry(stage, 'registry', authority, { password: true });
+  const certs = join(stage.dir, 'certs.d');
+  await mkdir(join(certs, plain), { recursive: true });
+  await writeFile(
+    join(certs, plain, 'hosts.toml'),
+    `server = "https://${locked.host}"\nca = "${authority.certificate}"\n`,
+  );
+  await writeLogin(stage, locked.host);
+  const socket = join(stage.dir, 's.sock');
+  const daemon = stage.start(
+    ['daemon', '--snapshotter', socket, '--prepare-timeout', '60s', '--hosts-dir', certs],
+    { env: { DOCKER_CONFIG: join(stage.dir, 'docker') } },
+  );
+  await until('the daemon is ready', () => {
+    if (!daemon.running) throw new Error(`the daemon ended: ${daemon.stderr}`);
+    return daemon.stderr.includes('is ready');
+  });
+  const containerd = await Containerd.start(stage, socket);
+  await containerd.pull(`${plain}/team/app:v1`);
+  await containerd.pull(`${plain}/team/app:other`);
+  const said = await containerd.run(`${plain}/team/app:other`, 'c1', ['cat', '/other/file']);
+  t.is(said, 'other\n');
+  t.true(locked.requests().some((line) => line.includes('/blobs/') && line.includes('" 200 ')));
+  t.notRegex(daemon.stderr, new RegExp(LOGIN.password));
 });
 
 test("client certificates in docker's directory: for the machine's own pulls, lent to clients only where told", async (t) => {

@@ -4,6 +4,7 @@ import { closeSync, writeSync } from 'node:fs';
 import type { SnapshotterOptions } from '../../daemon/daemon.ts';
 import { logPath } from '../../daemon/paths.ts';
 import { FirstlightError } from '../../errors/errors.ts';
+import { splitHostsDirs } from '../../image/registry-hosts.ts';
 import { call } from '../client.ts';
 import type { OptionValues } from '../commands.ts';
 import type { Context } from '../context.ts';
@@ -43,6 +44,7 @@ function snapshotterOptions({ settings }: Context): SnapshotterOptions | undefin
     socket,
     server: settings.text('server'),
     platform: settings.text('platform'),
+    hostsDirs: splitHostsDirs(settings.text('hosts-dir')),
     prepareTimeoutMs: settings.ms('prepare-timeout'),
     keepWarmMs: settings.ms('keep-warm'),
     waitTimeoutMs: settings.ms('wait-timeout'),
