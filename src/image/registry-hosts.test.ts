@@ -9,8 +9,8 @@ import { MEDIA } from './manifest.ts';
 import { mergeImage } from './merge.ts';
 import { openRegistry, type RegistryOptions } from './registry.ts';
 import { registryHosts, splitHostsDirs } from './registry-hosts.ts';
-import { FakeRegistry, failure } from './registry-testkit.ts';
 import { MemorySink, names, pack, view } from './testkit.ts';
+import { FakeRegistry, failure } from './testkit-registry.ts';
 
 async function withDirectory(body: (dir: string) => Promise<void>): Promise<void> {
   const dir = await mkdtemp(join(tmpdir(), 'firstlight-hosts-'));

@@ -8,8 +8,8 @@ import { sha256Digest } from './digest.ts';
 import { MEDIA } from './manifest.ts';
 import { mergeImage } from './merge.ts';
 import { openRegistry, type RegistryOptions } from './registry.ts';
-import { failure, withRegistry } from './registry-testkit.ts';
 import { MemorySink, names, pack, view } from './testkit.ts';
+import { failure, withRegistry } from './testkit-registry.ts';
 
 const OPTIONS: RegistryOptions = { platform: 'linux/amd64', auth: null, retryDelayMs: 1 };
 
