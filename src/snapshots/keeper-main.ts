@@ -1,10 +1,11 @@
 // The keeper's process (keeper-protocol.ts says what it is for): `node keeper-main SOCKET`. It holds the
 // mounts and their tables, answers the kernel on native threads, and remembers who waits for what while no
 // daemon is there. It decides nothing. It ends when nothing is mounted and no daemon is connected, or is told to.
-import { chmod, mkdir, readFile, rm } from 'node:fs/promises';
+import { chmod, mkdir, rm } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { makeLogger } from '../log/log.ts';
 import { type NativeSession, type NativeTemplate, native } from '../native/index.ts';
+import { MNT_DETACH, mountAt, readMounts } from '../store/mounts.ts';
 import {
   decodeNumbers,
   KEEPER_VERSION,
@@ -21,7 +22,6 @@ import {
 const STATS_MS = 500;
 /** A daemon that is being restarted comes back within this, also where nothing is mounted. */
 const ALONE_MS = 10_000;
-const MNT_DETACH = 2;
 const EIO = 5;
 
 interface Image {
@@ -30,6 +30,8 @@ interface Image {
   session?: NativeSession;
   features?: Promise<SessionFeatures>;
   mountPoint?: string;
+  /** As /proc/mounts shows it. */
+  source?: string;
   /** Parts that were waited for, by content, until it is whole. */
   wants: Map<number, { first: number; last: number }>;
   /** The last counters that were sent. */
@@ -93,7 +95,8 @@ function wanted(digest: string, image: Image, content: number, first: number, la
 function forget(digest: string, image: Image): void {
   if (images.get(digest) === image) images.delete(digest);
   else if (!detached.delete(image)) return;
-  image.template.close();
+  // One that was unmounted while in use shares its tables with the one that followed it.
+  if (!imagesOf(digest).some(({ template }) => template === image.template)) image.template.close();
   lookAlone();
 }
 
@@ -108,17 +111,26 @@ async function unmount(digest: string, detach: boolean): Promise<void> {
   log.warn({ image: digest }, 'unmounted, and still in use');
 }
 
-/** Detaches whatever a keeper that was killed has left at a mount point. */
+/** Detaches whatever a keeper that was killed, or is of another version, has at a mount point. */
 async function clear(mountPoint: string): Promise<void> {
-  const escaped = mountPoint.replace(
-    /[\\ \t\n]/g,
-    (c) => `\\${c.charCodeAt(0).toString(8).padStart(3, '0')}`,
-  );
-  for (;;) {
-    const mounts = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n');
-    if (!mounts.some((line) => line.split(' ')[4] === escaped)) return;
+  while (mountAt(await readMounts(), mountPoint) !== undefined) {
     await native().umount(mountPoint, MNT_DETACH);
   }
+}
+
+/** Makes room for a new mount of an image whose mount point somebody has detached while it was in use. */
+async function lookMounted(digest: string, image: Image): Promise<Image> {
+  const { mountPoint, source, features } = image;
+  if (mountPoint === undefined || features === undefined) return image;
+  await features;
+  if (mountAt(await readMounts(), mountPoint)?.source === source) return image;
+  const present = images.get(digest);
+  if (present !== image && present !== undefined) return present;
+  const next: Image = { template: image.template, wants: new Map(), sent: '' };
+  images.set(digest, next);
+  if (present === image) detached.set(image, digest);
+  log.warn({ image: digest, mountPoint }, 'unmounted from outside, and still in use');
+  return next;
 }
 
 async function startSession(
@@ -146,17 +158,21 @@ async function startSession(
 }
 
 async function mount(digest: string, options: KeptMountOptions): Promise<SessionFeatures> {
-  const image = images.get(digest);
-  if (image === undefined) throw new Error(`${digest} is not open`);
+  const open = images.get(digest);
+  if (open === undefined) throw new Error(`${digest} is not open`);
+  const image = await lookMounted(digest, open);
   if (image.features === undefined) {
     image.mountPoint = options.mountPoint;
+    image.source = options.source;
     image.features = startSession(digest, image, options);
     image.features.catch(() => forget(digest, image));
   }
   const features = await image.features;
   // The daemon may be another one than heard of these.
-  for (const [content, { first, last }] of image.wants) {
-    send({ event: 'wanted', image: digest, content, first, last });
+  for (const { wants } of imagesOf(digest)) {
+    for (const [content, { first, last }] of wants) {
+      send({ event: 'wanted', image: digest, content, first, last });
+    }
   }
   return features;
 }

@@ -6,7 +6,11 @@
 // The daemon fetches; it tells the keeper what has arrived and hears from it what is waited for.
 import type { SessionFeatures, SessionStats, TemplateOptions } from '../native/index.ts';
 
-/** Of a keeper that speaks another version, what is mounted stays, and no more is asked. */
+/**
+ * Raised with every change that the other side would not understand. A keeper of another version is left alone
+ * with what it has mounted: containers go on reading what has arrived, and nothing more arrives in it. A keeper of
+ * this version is started beside it, and mounts images anew for containers that start from then on.
+ */
 export const KEEPER_VERSION = 1;
 
 /** How an image is to be mounted. */

@@ -1,10 +1,16 @@
 // What the daemon and the keeper say to each other, and how long waits take; the keeper itself is under test with
 // real mounts (test/e2e/snapshotter.test.ts).
-import test from 'ava';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { pino } from 'pino';
 import type { Toc } from '../delta/toc.ts';
 import { ContentStates } from '../tree/content-states.ts';
 import { type ContentMarks, Template } from '../tree/template.ts';
-import { decodeNumbers, encodeNumbers, Lines } from './keeper-protocol.ts';
+import { Keeper } from './keeper.ts';
+import { decodeNumbers, encodeNumbers, KEEPER_VERSION, Lines } from './keeper-protocol.ts';
 import { WaitTimes } from './waits.ts';
 
 /** Contents 0 and 1 of one part each, 2 of three. */
@@ -16,6 +22,59 @@ const TOC = {
   partCount: (content: number) => (content === 2 ? 3 : 1),
   contentOfPart: (part: number) => Math.min(part, 2),
 } as unknown as Toc;
+
+/** A process that listens where a keeper does, and answers hello in its way. */
+async function peer(t: ExecutionContext, path: string, hello: (seq: number) => object | undefined) {
+  let greeted = 0;
+  const open = new Set<Socket>();
+  const server = createServer((socket) => {
+    open.add(socket);
+    socket.once('close', () => open.delete(socket));
+    socket.on('error', () => undefined); // `close` follows.
+    const lines = new Lines();
+    socket.setEncoding('utf8');
+    socket.on('data', (chunk: string) => {
+      for (const line of lines.take(chunk)) {
+        greeted++;
+        const answer = hello((JSON.parse(line) as { seq: number }).seq);
+        if (answer !== undefined) socket.write(`${JSON.stringify(answer)}\n`);
+      }
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  t.teardown(() => {
+    for (const socket of open) socket.destroy();
+    server.close();
+  });
+  return { open, greeted: () => greeted };
+}
+
+test('a keeper of another version is left alone, and one of this version is looked for beside it', async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'firstlight-keeper-'));
+  t.teardown(() => rm(directory, { recursive: true }));
+  const path = join(directory, 'keeper.sock');
+  const mounts = [{ image: 'sha256:1', mountPoint: '/mnt' }];
+  const state = (seq: number, version: number) => ({ seq, result: { version, pid: 1, mounts } });
+  const older = await peer(t, path, (seq) => state(seq, 0));
+  const said: string[] = [];
+  const log = pino({ level: 'error' }, { write: (line: string) => void said.push(line) });
+  const options = { socket: path, logFile: join(directory, 'log'), threads: 1, passthrough: true };
+  const alone = new Keeper({ ...options, log });
+  t.deepEqual(await alone.find(), [], 'what it has mounted is not taken for ours');
+  t.is(older.greeted(), 1);
+  t.regex(said.join(''), /another version.*restart those containers/);
+  await alone.close();
+
+  const own = await peer(t, join(directory, `keeper-${KEEPER_VERSION}.sock`), (seq) =>
+    state(seq, KEEPER_VERSION),
+  );
+  const keeper = new Keeper({ ...options, log });
+  t.deepEqual(await keeper.find(), mounts);
+  t.is(own.open.size, 1);
+  while (older.open.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  t.pass('the other one is not held');
+  await keeper.close();
+});
 
 test('numbers travel as they are', (t) => {
   for (const numbers of [[], [0], [1, 2 ** 32 - 1, 70_000]]) {

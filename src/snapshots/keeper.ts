@@ -27,6 +27,8 @@ import {
 
 /** A keeper that was just started has so long to listen. */
 const START_MS = 20_000;
+/** One that is there answers within this, or is left alone. */
+const HELLO_MS = 10_000;
 /** Its log begins anew beyond this. */
 const LOG_MAX_BYTES = 1 << 20;
 
@@ -72,6 +74,8 @@ export class Keeper {
   #connecting: Promise<void> | undefined;
   #next = 1;
   #closed = false;
+  /** It has been said that a keeper of another version is there. */
+  #toldForeign = false;
 
   constructor(options: KeeperOptions) {
     this.#options = options;
@@ -79,19 +83,56 @@ export class Keeper {
 
   /** Looks for a keeper that an earlier daemon has left; what it has mounted. Empty where there is none. */
   async find(): Promise<KeeperState['mounts']> {
-    const socket = await tryConnect(this.#options.socket);
-    if (socket === undefined) return [];
-    const { version, pid, mounts } = await this.#use(socket);
-    if (version !== KEEPER_VERSION) {
-      this.#options.log.error(
-        { pid, version },
-        'the images that run containers stand on are kept by another version: restart those containers',
-      );
-      socket.destroy();
-      return [];
-    }
+    const { state } = await this.#reach();
+    if (state === undefined) return [];
+    const { pid, mounts } = state;
     if (mounts.length > 0) this.#options.log.info({ pid, mounts: mounts.length }, 'keeper found');
     return mounts;
+  }
+
+  /**
+   * Connects to the keeper of this version, beside one of another that cannot be spoken to.
+   * @returns what it has mounted, or else the socket at which one may be started
+   */
+  async #reach(): Promise<{ state: KeeperState; free?: string } | { state?: never; free: string }> {
+    const { socket: usual } = this.#options;
+    let free: string | undefined;
+    for (const path of [usual, usual.replace(/\.sock$/, `-${KEEPER_VERSION}.sock`)]) {
+      const socket = await tryConnect(path);
+      if (socket === undefined) {
+        free ??= path;
+        continue;
+      }
+      const state = await this.#greet(socket);
+      if (state !== undefined) return { state };
+    }
+    if (free !== undefined) return { free };
+    throw new FirstlightError('busy', `processes that do not answer listen on ${usual}`, {
+      hint: 'end them, or restart the machine: containers that stand on them must be restarted',
+    });
+  }
+
+  /** Says hello; undefined where the other side is of another version, or does not answer: it is left alone. */
+  async #greet(socket: Socket): Promise<KeeperState | undefined> {
+    const mute = Promise.withResolvers<undefined>();
+    const timer = setTimeout(() => mute.resolve(undefined), HELLO_MS);
+    const hello = this.#use(socket);
+    // It may hang up: then it is no keeper of ours, and which it is does not matter.
+    const state = await Promise.race([hello.catch(() => undefined), mute.promise]);
+    clearTimeout(timer);
+    if (state?.version === KEEPER_VERSION) return state;
+    this.#socket = undefined;
+    socket.destroy();
+    const { pid, version } = state ?? {};
+    if (!this.#toldForeign) {
+      this.#toldForeign = true;
+      this.#options.log.error(
+        { pid, version, mounts: state?.mounts?.length },
+        'images that running containers stand on are kept by another version of firstlight: they can read ' +
+          'what has arrived, and nothing more arrives for them: restart those containers',
+      );
+    }
+    return undefined;
   }
 
   async #use(socket: Socket): Promise<KeeperState> {
@@ -118,28 +159,29 @@ export class Keeper {
   }
 
   async #connect(): Promise<void> {
-    const { socket: path, log } = this.#options;
-    let socket = await tryConnect(path);
-    if (socket === undefined) {
-      const ended = await this.#start();
-      const deadline = Date.now() + START_MS;
-      while (socket === undefined) {
-        socket = await tryConnect(path);
-        if (socket !== undefined) break;
-        if (ended.code !== undefined || Date.now() > deadline) {
-          throw new FirstlightError('internal', 'the process that keeps mounts does not start', {
-            hint: `see ${this.#options.logFile}`,
-          });
-        }
-        await sleep(10);
-      }
-    }
-    const { pid } = await this.#use(socket);
-    log.info({ pid }, 'keeper connected');
+    const { state, free } = await this.#reach();
+    const { pid } = state ?? (await this.#begin(free));
+    this.#options.log.info({ pid }, 'keeper connected');
   }
 
-  async #start(): Promise<{ code: number | undefined }> {
-    const { socket, logFile } = this.#options;
+  /** Starts a keeper and says hello to it. */
+  async #begin(path: string): Promise<KeeperState> {
+    const ended = await this.#start(path);
+    const deadline = Date.now() + START_MS;
+    for (;;) {
+      const socket = await tryConnect(path);
+      if (socket !== undefined) return this.#use(socket);
+      if (ended.code !== undefined || Date.now() > deadline) {
+        throw new FirstlightError('internal', 'the process that keeps mounts does not start', {
+          hint: `see ${this.#options.logFile}`,
+        });
+      }
+      await sleep(10);
+    }
+  }
+
+  async #start(socket: string): Promise<{ code: number | undefined }> {
+    const { logFile } = this.#options;
     await mkdir(dirname(socket), { recursive: true, mode: 0o700 });
     const bytes = await stat(logFile).then(
       ({ size }) => size,
@@ -359,7 +401,8 @@ const SOCKET_PATH_MAX_BYTES = 107;
 /** Where the keeper of a base directory listens: there, or where that is too long for a socket, below /run. */
 export function keeperSocket(base: string): string {
   const path = join(base, 'keeper.sock');
-  if (Buffer.byteLength(path) <= SOCKET_PATH_MAX_BYTES) return path;
+  // Room for the number of a version.
+  if (Buffer.byteLength(path) + 4 <= SOCKET_PATH_MAX_BYTES) return path;
   const key = createHash('sha256').update(base).digest('hex').slice(0, 12);
   return join('/run/firstlight', `keeper-${key}.sock`);
 }

@@ -41,3 +41,36 @@ test('an image that does not come is waited for within a bound, and given back w
   late.resolve(receiver);
   t.is(await released.promise, receiver);
 });
+
+test('what a keeper has is not dropped under a container that begins at the same moment', async (t) => {
+  const dropping = Promise.withResolvers<void>();
+  const began = Promise.withResolvers<void>();
+  const did: string[] = [];
+  const all = trees({
+    open: async () => {
+      did.push('open');
+      throw new Error('no server');
+    },
+  });
+  const drop = async () => {
+    did.push('drop');
+    began.resolve();
+    await dropping.promise;
+    did.push('dropped');
+  };
+  // Of the container there is no record yet, but it holds on to the image.
+  const adopting = all.adopt([IMAGE], drop);
+  await t.throwsAsync(all.hold(IMAGE), { message: 'no server' });
+  await adopting;
+  t.false(did.includes('drop'));
+
+  did.length = 0;
+  const adopted = all.adopt([IMAGE], drop);
+  await began.promise;
+  const later = all.hold(IMAGE);
+  // Time enough to go wrong.
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  dropping.resolve();
+  await Promise.all([adopted, t.throwsAsync(later, { message: 'no server' })]);
+  t.deepEqual(did, ['drop', 'dropped', 'open'], 'it waits until the other is gone');
+});

@@ -5,9 +5,11 @@ import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
+import { native } from '../native/index.ts';
 import type { Receiver } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { hexOf } from '../store/layout.ts';
+import { MNT_DETACH, mountAt, readMounts, UMOUNT_NOFOLLOW } from '../store/mounts.ts';
 import { FsInstance, type FsInstanceOptions } from '../tree/fs-instance.ts';
 import type { Ownership } from './directories.ts';
 import { WaitTimes } from './waits.ts';
@@ -67,6 +69,11 @@ export interface HeldTree {
   /** What its root directory shows. */
   root: Ownership;
   release(): void;
+}
+
+/** True where an image stands at its mount point, by what the kernel says. */
+async function isMounted(digest: string, path: string): Promise<boolean> {
+  return mountAt(await readMounts(), path)?.source === digest;
 }
 
 export class Trees {
@@ -159,7 +166,12 @@ export class Trees {
     clearTimeout(timer);
     this.#lingering.delete(digest);
     const present = this.#trees.get(digest);
-    if (present !== undefined) return present;
+    if (present !== undefined) {
+      if (await isMounted(digest, present.path)) return present;
+      this.#options.log.error({ image: digest, path: present.path }, 'an image was unmounted');
+      this.#trees.delete(digest);
+      await this.#takeDown(digest, present);
+    }
     const receiver = this.#takeKept(digest) ?? (await this.#open(digest));
     try {
       const tree = await this.#mount(digest, receiver);
@@ -288,18 +300,45 @@ export class Trees {
 
   /**
    * Goes on with mounts that an earlier daemon has left with the keeper: those that are in use are fetched
-   * for again, the others are unmounted by `drop`.
+   * for again, the others are unmounted by `drop`. Never rejects.
    */
   async adopt(digests: string[], drop: (digest: string) => Promise<void>): Promise<void> {
     const { isUsed, log } = this.#options;
+    const adoptOne = async (digest: string) => {
+      if (this.#ending || this.#trees.has(digest)) return;
+      if (this.#holds.has(digest) || (await isUsed(digest))) await this.#mounted(digest);
+      else await drop(digest);
+    };
     for (const digest of digests) {
       try {
-        if (!(await isUsed(digest))) await drop(digest);
-        else (await this.hold(digest)).release();
+        // A container may be starting on it at this moment.
+        await this.#inTurn(digest, () => adoptOne(digest));
       } catch (error) {
         // What has arrived can be read all the same; the next container tries again.
         log.error({ err: error, image: digest }, 'a mounted image does not go on arriving');
       }
+    }
+  }
+
+  /**
+   * Detaches what stands at mount points of images, is in no reachable keeper, and is under no snapshot: a keeper
+   * was killed, or is of another version. Never rejects.
+   * @param kept  images that the keeper has
+   */
+  async clearStrays(kept: ReadonlySet<string>): Promise<void> {
+    const { directory, isUsed, log } = this.#options;
+    try {
+      for (const { mountPoint, source: digest } of await readMounts()) {
+        if (!mountPoint.startsWith(`${directory}/`) || kept.has(digest)) continue;
+        await this.#inTurn(digest, async () => {
+          if (this.#trees.has(digest) || this.#holds.has(digest) || (await isUsed(digest))) return;
+          await native().umount(mountPoint, MNT_DETACH | UMOUNT_NOFOLLOW);
+          await rmdir(mountPoint);
+          log.info({ image: digest, path: mountPoint }, 'a mount of an earlier keeper detached');
+        });
+      }
+    } catch (error) {
+      log.error({ err: error }, 'a mount of an earlier keeper stays');
     }
   }
 
