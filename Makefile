@@ -44,7 +44,7 @@ demo: setup ## a real redis answers while its image is still on the way
 lint: ## formatting, lint rules, types
 	biome check .
 	tsc -p tsconfig.json
-	@for file in scripts/*.sh test/images/*.sh bench/images/*.sh bench/images/recipes/*.sh .ci/run; do bash -n "$$file" || exit 1; done
+	@for file in scripts/*.sh deploy/*.sh test/images/*.sh bench/images/*.sh bench/images/recipes/*.sh .ci/run; do bash -n "$$file" || exit 1; done
 	clang-format --dry-run --Werror native/*.cc native/*.h native/test/*.cc native/test/*.h bench/wan/*.cc
 
 # Each suite is a target of its own, so that one that fails does not hide the others
