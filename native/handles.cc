@@ -51,7 +51,12 @@ Commit HandleTable::commit(const std::shared_ptr<Handle>& handle, uint64_t seen,
   }
   handle->fh = next_++;
   handles_[handle->fh] = handle;
-  count_of(opens_[node], kind_of(*handle))++;
+  Opens& opens = opens_[node];
+  count_of(opens, kind_of(*handle))++;
+  if (handle->upper != nullptr) {
+    opens.upper.push_back(handle);
+    if (handle->ino != 0) opens.ino = handle->ino;
+  }
   if (handle->direct) {
     Direct& direct = direct_by_node_[node];
     direct.handles.push_back(handle);
@@ -102,6 +107,8 @@ std::shared_ptr<Handle> HandleTable::remove(uint64_t fh) {
   if (found == handles_.end()) return nullptr;
   std::shared_ptr<Handle> gone = std::move(found->second);
   handles_.erase(found);
+  auto opens = opens_.find(gone->node);
+  if (gone->upper != nullptr && opens != opens_.end()) std::erase(opens->second.upper, gone);
   left(gone->node, kind_of(*gone));
   if (gone->backed) learn_refusal(gone->node);
   if (!gone->direct) return gone;
@@ -133,6 +140,20 @@ uint32_t HandleTable::opens(uint64_t node) {
   if (found == opens_.end()) return 0;
   const Opens& opens = found->second;
   return opens.passthrough + opens.direct + opens.cached;
+}
+
+std::shared_ptr<const UniqueFd> HandleTable::upper_of(uint64_t node, uint64_t* ino) {
+  std::lock_guard lock(mutex_);
+  auto found = opens_.find(node);
+  if (found == opens_.end() || found->second.upper.empty()) return nullptr;
+  *ino = found->second.ino;
+  return found->second.upper.back()->upper;
+}
+
+void HandleTable::learn_ino(uint64_t node, uint64_t ino) {
+  std::lock_guard lock(mutex_);
+  auto found = opens_.find(node);
+  if (found != opens_.end()) found->second.ino = ino;
 }
 
 // What is looked at: the descriptors and mappings of the process that opened the handle. A child

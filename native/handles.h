@@ -41,6 +41,8 @@ struct Handle {
   /** Descriptor of a file of the writable layer, with the access that the open asked for. Set for
    * good; other handles may share it. */
   std::shared_ptr<const UniqueFd> upper;
+  /** Inode number that is shown of a file of the writable layer; 0: not told. */
+  uint64_t ino = 0;
   /** What the tree wants to hear of the close; 0: nothing. */
   double tag = 0;
   /** Status change time of a file that is open to be written, when it was opened: a mapping changes
@@ -112,6 +114,11 @@ class HandleTable {
 
   /** Opens of the node that the kernel has not released. */
   uint32_t opens(uint64_t node);
+  /** A descriptor of the writable layer's file of a node, where the node is open with it; else
+   * nullptr. `ino`: the number that is shown, 0 where nobody has told it. */
+  std::shared_ptr<const UniqueFd> upper_of(uint64_t node, uint64_t* ino);
+  /** The tree has said which inode number a node shows. */
+  void learn_ino(uint64_t node, uint64_t ino);
   /** Waits until no open that began before is between its look at the divergence and its commit. */
   void drain() { std::lock_guard lock(mutex_); }
 
@@ -128,6 +135,9 @@ class HandleTable {
     uint32_t direct = 0;
     /** Through the kernel's page cache; passthrough never joins them. */
     uint32_t cached = 0;
+    /** Those on the file of the writable layer, and the inode number that it shows. */
+    std::vector<std::shared_ptr<Handle>> upper;
+    uint64_t ino = 0;
   };
   enum class Kind { kPassthrough, kDirect, kCached };
   static Kind kind_of(const Handle& handle);

@@ -47,7 +47,7 @@ constexpr Operation kOperations[] = {
     {FUSE_FSYNC, "FSYNC", sizeof(fuse_fsync_in), never_ask_again, kNative, nullptr, op_fsync},
     {FUSE_SETXATTR, "SETXATTR", FUSE_COMPAT_SETXATTR_IN_SIZE, read_only, kTree, decode_setxattr},
     {FUSE_GETXATTR, "GETXATTR", sizeof(fuse_getxattr_in) + 1, op_getxattr, kDiverging,
-     decode_getxattr},
+     decode_getxattr, op_getxattr_diverged},
     {FUSE_LISTXATTR, "LISTXATTR", sizeof(fuse_getxattr_in), op_listxattr, kDiverging,
      decode_listxattr},
     {FUSE_REMOVEXATTR, "REMOVEXATTR", 1, read_only, kTree, decode_removexattr},

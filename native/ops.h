@@ -93,13 +93,15 @@ void open_from_template(Session& session, const Upcall& upcall);
 // ops_tree.cc
 int op_lookup(const Context&);
 int op_getattr(const Context&);
-int op_getattr_diverged(const Context&);
 int op_statx(const Context&);
-int op_statx_diverged(const Context&);
 int op_readlink(const Context&);
 int op_readdir(const Context&);
 int op_readdirplus(const Context&);
 int op_statfs(const Context&);
+// ops_diverged.cc
+int op_getattr_diverged(const Context&);
+int op_statx_diverged(const Context&);
+int op_getxattr_diverged(const Context&);
 // ops_xattr.cc
 int op_getxattr(const Context&);
 int op_listxattr(const Context&);

@@ -1,4 +1,5 @@
-// LOOKUP, GETATTR, READLINK, listings and STATFS: all from the TOC.
+// LOOKUP, GETATTR, READLINK, listings and STATFS: all from the TOC. What has diverged and needs no
+// tree stands in ops_diverged.cc.
 //
 // nodeid and st_ino are the row of the inode + 1 (the root is FUSE_ROOT_ID), the generation is 0:
 // they mean the same in every session of the image.
@@ -152,44 +153,6 @@ int op_getattr(const Context& c) {
   out.attr_valid = kForever;
   fill_attributes(c.toc(), c.row(), &out.attr);
   return c.send(&out, sizeof out);
-}
-
-// Of a file of the writable layer, where the tree lets us.
-int op_getattr_diverged(const Context& c) {
-  bool failed = false;
-  bool answered = c.session.adopted().with(c.node(), [&](const AdoptedFile& file) {
-    struct stat st;
-    failed = fstat(file.fd->get(), &st) != 0;
-    if (failed) return;
-    fuse_attr_out out = {};
-    out.attr_valid = kForever;
-    fill_from_stat(st, file.ino, &out.attr);
-    c.send(&out, sizeof out);
-  });
-  return answered && !failed ? kAnswered : send_upcall(c, decode_getattr);
-}
-
-int op_statx_diverged(const Context& c) {
-  bool failed = false;
-  bool answered = c.session.adopted().with(c.node(), [&](const AdoptedFile& file) {
-    struct stat st;
-    struct statx born;
-    int fd = file.fd->get();
-    failed = fstat(fd, &st) != 0 || statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &born) != 0;
-    if (failed) return;
-    fuse_attr attr;
-    fill_from_stat(st, file.ino, &attr);
-    abi::StatxOut out;
-    fill_statx(attr, &out);
-    out.attr_valid = kForever;
-    // A file of the image has none: that of its copy is not its own.
-    if (file.ino >= kFirstOwnNode && (born.stx_mask & STATX_BTIME) != 0) {
-      out.mask |= STATX_BTIME;
-      out.btime = {born.stx_btime.tv_sec, born.stx_btime.tv_nsec, 0};
-    }
-    c.send(&out, sizeof out);
-  });
-  return answered && !failed ? kAnswered : send_upcall(c, decode_statx);
 }
 
 // What GETATTR says, and no birth time: an image has none.

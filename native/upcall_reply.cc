@@ -63,6 +63,7 @@ bool open_claimed(const Claimed& claimed, uint64_t node, const fuse_entry_out* e
   open.direct = file.direct;
   open.tag = file.tag;
   open.entry = entry;
+  if (entry != nullptr) open.ino = entry->attr.ino;
   int result = open_upper(*claimed.session, open);
   if (result == 0) return true;
   if (result != -ENOENT && result != -ENODEV) claimed.send(-result, nullptr, 0);
@@ -118,6 +119,7 @@ bool reply_attr(UpcallChannel& channel, uint64_t call, const double* attributes,
   fuse_attr_out out = {};
   put_valid(valid_ms, &out.attr_valid, &out.attr_valid_nsec);
   fill_from_slots(attributes, &out.attr);
+  claimed.session->handles().learn_ino(claimed.upcall->node, out.attr.ino);
   if (claimed.upcall->opcode != abi::kOpStatx) return claimed.send(out);
   abi::StatxOut statx;
   fill_statx(out.attr, &statx);

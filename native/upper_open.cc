@@ -85,6 +85,7 @@ int try_open(Session& session, const UpperOpen& open, bool adopted, CommitStep c
   handle->node = open.node;
   handle->content = kNone;
   handle->upper = open.fd;
+  handle->ino = open.ino;
   handle->tag = open.tag;
   note_change_time(*handle);
   uint64_t seen = 0;
@@ -137,6 +138,7 @@ int open_adopted(const Context& c) {
   open.lane = c.request.lane;
   open.node = c.node();
   open.fd = file->fd;
+  open.ino = file->ino;
   int result = try_repeatedly(session, open, true, commit_adopted);
   if (result == kDiverted) return kDiverted;
   // A reply that did not arrive needs no other.

@@ -17,6 +17,8 @@ struct UpperOpen {
   std::shared_ptr<const UniqueFd> fd;
   /** Reads and writes come to us. */
   bool direct = false;
+  /** Inode number that is shown; 0: not told. */
+  uint64_t ino = 0;
   double tag = 0;
   /** What stands before the open in the reply; nullptr for OPEN. */
   const fuse_entry_out* entry = nullptr;

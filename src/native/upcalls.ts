@@ -218,10 +218,15 @@ export interface NativeUpcalls {
   replyListing(call: number): boolean;
 
   /**
-   * Native answers OPEN without O_TRUNC (with passthrough) and GETATTR of an own or thawed node by
-   * itself from now on, from this descriptor of the upper file, which it takes over: attributes are
+   * Native answers OPEN without O_TRUNC (with passthrough), GETATTR and GETXATTR of an own or thawed node
+   * by itself from now on, from this descriptor of the upper file, which it takes over: attributes are
    * those of fstat(2), with this inode number. Opens to write only where the descriptor is O_RDWR. The
    * file, and its room on the disk, is held until `disown`.
+   *
+   * While a node is open with a file that `replyOpen` or `replyCreate` gave, GETATTR and GETXATTR of it
+   * are answered from that as well, and the kernel keeps nothing of it. The inode number is that of the
+   * last `replyCreate` or `replyAttr`; where there was none, the tree is asked once. Attributes of
+   * trusted.* are the tree's always.
    */
   adopt(node: number, fd: number, ino: number): void;
   /** Every request on the node is an upcall again; when it returns, none is being answered by native. */

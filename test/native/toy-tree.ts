@@ -1,6 +1,7 @@
 // A writable tree that is just enough to see what native does with one: new files in one directory,
 // files of the image that are copied when they are first written, and switches that make it answer in
 // unusual ways. The real one is src/tree/rw. Runs in the process that holds the mount.
+import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   closeSync,
@@ -120,6 +121,11 @@ export class ToyTree {
       case 'chmod':
         chmodSync(this.#files.get(args[0] as number)!.path, args[1] as number);
         return;
+      case 'setfattr': {
+        const [node, name, value] = args as [number, string, string];
+        execFileSync('setfattr', ['-n', name, '-v', value, this.#files.get(node)!.path]);
+        return;
+      }
       case 'adopt': {
         const file = this.#files.get(args[0] as number)!;
         const fd = openSync(file.path, (args[1] as boolean) ? 'r+' : 'r');

@@ -9,6 +9,7 @@ import { Snake } from './snake.ts';
 import { LARGE, type Seen, World } from './writable-world.ts';
 
 const ENXIO = 6;
+const ENODATA = 61;
 
 for (const passthrough of [true, false]) {
   const how = passthrough ? 'passthrough' : 'no passthrough';
@@ -148,7 +149,8 @@ for (const passthrough of [true, false]) {
       await world.toy('invalidate', node, '');
       t.is((await stat(file)).size, 3);
       const snake = await Snake.start(world.fixture);
-      t.is(await snake.ask(`os.pwrite(os.open('${file}', os.O_RDWR), b'two', 0)`), 3);
+      await snake.ask(`keep('fd', os.open('${file}', os.O_RDWR))`);
+      t.is(await snake.ask("os.pwrite(kept['fd'], b'two', 0)"), 3);
       t.is(await readFile(file, 'utf8'), 'two');
       t.deepEqual(
         (await world.ops('new')).filter((op) => op !== 'Getxattr'),
@@ -157,6 +159,9 @@ for (const passthrough of [true, false]) {
       await writeFile(file, 'one');
       t.true((await world.ops('new')).includes('Open'), 'O_TRUNC is the tree’s');
       await world.toy('disown', node);
+      // Who has it open is answered without the tree.
+      await snake.ask("os.close(kept['fd'])");
+      await until('the RELEASE', async () => (await world.handles('new')) === 0);
       t.is(await readFile(file, 'utf8'), 'one');
       const ops = await world.ops('new');
       t.true(ops.includes('Open') && ops.includes('Getattr'), `${ops}`);
@@ -245,6 +250,46 @@ test('a diverged node shows what the tree says, whoever lists its directory', as
   t.is(await readFile(`${world.root}/other`, 'utf8'), 'other content');
   t.deepEqual(await snake.ask(`os.listxattr('${world.root}/other')`), []);
   t.deepEqual(await world.ops('other'), []);
+});
+
+test('a file that is open is looked at without the tree', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const file = `${world.root}/new`;
+  const snake = await Snake.start(world.fixture);
+  await snake.ask(`keep('fd', os.open('${file}', os.O_RDWR | os.O_CREAT, 0o640))`);
+  const fd = "kept['fd']";
+  const node = await world.node('new');
+  await world.seen();
+  t.is(await snake.ask(`os.write(${fd}, b'four')`), 4);
+  t.is(await snake.ask(`os.fstat(${fd}).st_ino`), node);
+  t.is(await snake.ask(`os.fstat(${fd}).st_size`), 4);
+  // Nothing is kept: it may be mapped.
+  await world.toy('chmod', node, 0o4604);
+  t.is((await stat(file)).mode & 0o7777, 0o4604);
+  for (const name of ['security.capability', 'user.note'])
+    t.deepEqual(await snake.ask(`os.getxattr(${fd}, '${name}')`), { errno: ENODATA });
+  await world.toy('setfattr', node, 'user.note', 'as it is');
+  t.is(await snake.ask(`os.getxattr(${fd}, 'user.note')`), 'as it is');
+  t.is(await snake.ask(`libc.fgetxattr(${fd}, b'user.note', None, 0)`), 8);
+  t.is(await snake.ask(`libc.fgetxattr(${fd}, b'user.note', b'____', 4)`), -1);
+  t.deepEqual(await world.ops('new'), []);
+  // The tree's own names are for the tree to say.
+  t.deepEqual(await snake.ask(`os.getxattr(${fd}, 'trusted.overlay.note')`), { errno: ENODATA });
+  t.deepEqual(await world.ops('new'), ['Getxattr']);
+  // Of an open that brings no number it has to be asked once.
+  await snake.ask(`os.close(${fd})`);
+  await until('the RELEASE', async () => (await world.handles('new')) === 0);
+  await snake.ask(`keep('fd', os.open('${file}', os.O_RDWR))`);
+  await world.toy('invalidate', node, '');
+  for (let i = 0; i < 3; i++) {
+    await snake.ask(`os.write(${fd}, b'more')`);
+    t.is(await snake.ask(`os.fstat(${fd}).st_size`), 4 * (i + 1));
+  }
+  const ops = await world.ops('new');
+  t.deepEqual(ops.slice(ops.indexOf('Open')), ['Open', 'Getattr']);
+  // Without a name it is the same file.
+  await snake.ask(`os.unlink('${file}')`);
+  t.is(await snake.ask(`os.fstat(${fd}).st_nlink`), 0);
 });
 
 test('a file of the image has no time of birth, also when it is adopted; a new one has', async (t) => {
