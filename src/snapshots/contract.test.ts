@@ -4,6 +4,7 @@ import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import test, { type ExecutionContext } from 'ava';
+import { makeDeep } from '../store/testkit-deep.ts';
 import { type Harness, snapshotter } from './testkit.ts';
 import type { Mount } from './types.ts';
 
@@ -173,6 +174,22 @@ test('usage is that of the layer alone, live while it is written and fixed by th
   t.deepEqual(await client.usage('one'), full);
   await client.prepare('k2', 'one');
   t.is((await client.usage('k2')).inodes, 1);
+});
+
+test('a layer that is deeper than a path can say is measured, committed and removed', async (t) => {
+  const h = await snapshotter(t);
+  const { client } = h;
+  const mounts = await client.prepare('k1');
+  await makeDeep(join(upper(mounts), 'deep'), 400, 'a name of some bytes');
+  // The root, and a directory and a file for each level.
+  t.is((await client.usage('k1')).inodes, 1 + 2 * 401);
+  await client.commit('one', 'k1');
+  t.is((await client.usage('one')).inodes, 1 + 2 * 401);
+  await client.remove('one');
+  t.deepEqual(await readdir(join(h.root, 'containerd/snapshots')), []);
+  await makeDeep(join(h.root, 'containerd/snapshots/77/fs'), 100, 'n'.repeat(60));
+  await client.call('Cleanup', {});
+  t.deepEqual(await readdir(join(h.root, 'containerd/snapshots')), []);
 });
 
 test('usage while files come and go', async (t) => {

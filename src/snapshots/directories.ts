@@ -7,10 +7,11 @@
 //   <base>/snapshots/new-...   being made
 //   <base>/images/HEX          where an image is mounted that comes lazily
 import { randomBytes } from 'node:crypto';
-import { access, chmod, chown, lstat, mkdir, readdir, rm } from 'node:fs/promises';
+import { access, chmod, chown, lstat, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
+import { removeTree } from '../store/deep-tree.ts';
 import { KIND, type Mount, type Snapshot } from './types.ts';
 
 /** Permissions and owner of a directory. */
@@ -102,12 +103,12 @@ export class Directories {
   /** What `make` made is in place, or is not wanted: then it is removed. */
   async made(path: string): Promise<void> {
     this.#making.delete(path.slice(this.snapshots.length + 1));
-    await rm(path, { recursive: true, force: true });
+    await removeTree(path);
   }
 
   /** Removes the directory of a snapshot that the records no longer have. */
   async remove(id: number): Promise<void> {
-    await rm(join(this.snapshots, String(id)), { recursive: true, force: true });
+    await removeTree(join(this.snapshots, String(id)));
   }
 
   /**
@@ -121,10 +122,10 @@ export class Directories {
     for (const name of names) {
       if (ids.has(Number(name))) continue;
       try {
-        await rm(join(this.snapshots, name), { recursive: true, force: true });
+        await removeTree(join(this.snapshots, name));
         removed++;
       } catch (error) {
-        // One that cannot be removed (names too deep for its paths) must not keep the service from starting.
+        // One that cannot be removed (a file that is immutable) must not keep the service from starting.
         this.#log.error({ directory: name, err: error }, 'a directory of no snapshot stays');
       }
     }

@@ -13,13 +13,13 @@ import {
   readdir,
   readFile,
   rename,
-  rm,
   utimes,
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { FirstlightError } from '../errors/errors.ts';
+import { removeTree } from '../store/deep-tree.ts';
 import type { Template } from './template.ts';
 
 /** Directories of one writable mount. */
@@ -104,7 +104,7 @@ export async function dropSnapshot(
   kept = false,
 ): Promise<boolean> {
   if (!kept && (await readRecord(dirs))?.state === 'kept') return false;
-  await rm(dirs.root, { recursive: true, force: true });
+  await removeTree(dirs.root);
   return true;
 }
 
