@@ -16,7 +16,7 @@ int read_only(const Context&) { return -EROFS; }
 
 // ENOSYS is remembered by the kernel, which then does without and never asks again: it checks
 // access itself (default_permissions), takes data for everywhere up to the size (LSEEK), caches
-// directories without a handle (OPENDIR), has no birth time (STATX), and nothing to sync.
+// directories without a handle (OPENDIR), and has nothing to sync.
 int never_ask_again(const Context&) { return -ENOSYS; }
 
 constexpr Route kTree = Route::kTree;
@@ -72,7 +72,7 @@ constexpr Operation kOperations[] = {
      nullptr, op_copy_file_range},
     {FUSE_SYNCFS, "SYNCFS", 0, never_ask_again, kTree, decode_plain},
     {FUSE_TMPFILE, "TMPFILE", sizeof(fuse_create_in), read_only, kTree, decode_tmpfile},
-    {abi::kOpStatx, "STATX", sizeof(abi::StatxIn), never_ask_again, kDiverging, decode_statx,
+    {abi::kOpStatx, "STATX", sizeof(abi::StatxIn), op_statx, kDiverging, decode_statx,
      op_statx_diverged},
     {abi::kOpCopyFileRange64, "COPY_FILE_RANGE_64", sizeof(fuse_copy_file_range_in), read_only,
      kNative, nullptr, op_copy_file_range},

@@ -155,8 +155,10 @@ int op_getattr(const Context& c) {
   return c.send(&out, sizeof out);
 }
 
-// What GETATTR says, and no birth time: an image has none.
+// What GETATTR says, and no birth time: an image has none. ENOSYS, after which the kernel never
+// asks again, would leave those of new files out too.
 int op_statx(const Context& c) {
+  if (!c.session.features().writable) return -ENOSYS;
   if (c.inode() == nullptr) return -ESTALE;
   fuse_attr attr;
   fill_attributes(c.toc(), c.row(), &attr);

@@ -304,6 +304,15 @@ napi_value invalidate(napi_env env, napi_callback_info info) {
   return m.nothing();
 }
 
+napi_value invalidate_attributes(napi_env env, napi_callback_info info) {
+  Method m(env, info);
+  if (!m) return nullptr;
+  uint64_t node = m.whole();
+  if (m.bad()) return nullptr;
+  if (auto session = m.session()) session->notifier().invalidate_attributes(node);
+  return m.nothing();
+}
+
 napi_value invalidated(napi_env env, napi_callback_info info) {
   Method m(env, info);
   if (!m) return nullptr;
@@ -364,6 +373,7 @@ std::vector<napi_property_descriptor> upcalls_methods() {
       method("adopt", adopt),
       method("disown", disown),
       method("invalidate", invalidate),
+      method("invalidateAttributes", invalidate_attributes),
       method("invalidated", invalidated),
       method("count", count),
       method("close", close_),

@@ -2,6 +2,7 @@
 // times, length, extended attributes, statfs. Everything here runs on the thread that calls.
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -121,6 +122,27 @@ napi_value truncate_call(napi_env env, napi_callback_info info) {
   return done(env, ftruncate(fd, static_cast<off_t>(bytes)), "truncate");
 }
 
+// Whether anybody can write to a file: has it open for that, or mapped. A read lease is refused
+// then, and nothing else tells (fcntl(2), F_SETLEASE). It is given back before the call returns;
+// should somebody open the file in between, the signal that this sends is one that is ignored.
+bool is_writable_now(int fd) {
+  if (fcntl(fd, F_SETSIG, SIGURG) != 0 || fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return true;
+  fcntl(fd, F_SETLEASE, F_UNLCK);
+  return false;
+}
+
+napi_value held_for_writing(napi_env env, napi_callback_info info) {
+  Arguments call(env, info);
+  int dirfd = call.fd();
+  Name name = call.name();
+  if (!call.good()) return throw_arguments(env, "isHeldForWriting(dirfd, name)");
+  int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+  UniqueFd file(name.empty() ? open(proc_path(dirfd, name).c_str(), flags & ~O_NOFOLLOW)
+                             : openat(dirfd, name.text, flags));
+  if (!file) return throw_error(env, errno, "isHeldForWriting");
+  return napi::make_boolean(env, is_writable_now(file.get()));
+}
+
 // Xattr calls know paths only (getxattrat(2) is newer than most kernels). The last component is not
 // followed where it is a name, and is the descriptor itself where there is none.
 napi_value get_xattr(napi_env env, napi_callback_info info) {
@@ -204,10 +226,17 @@ napi_value statfs_call(napi_env env, napi_callback_info info) {
 }
 
 constexpr Entry kCalls[] = {
-    {"stat", stat_call},        {"chmod", chmod_call},       {"chown", chown_call},
-    {"utimes", utimes_call},    {"truncate", truncate_call}, {"getxattr", get_xattr},
-    {"listxattr", list_xattrs}, {"setxattr", set_xattr},     {"removexattr", remove_xattr},
+    {"stat", stat_call},
+    {"chmod", chmod_call},
+    {"chown", chown_call},
+    {"utimes", utimes_call},
+    {"truncate", truncate_call},
+    {"getxattr", get_xattr},
+    {"listxattr", list_xattrs},
+    {"setxattr", set_xattr},
+    {"removexattr", remove_xattr},
     {"statfs", statfs_call},
+    {"isHeldForWriting", held_for_writing},
 };
 
 }  // namespace

@@ -237,6 +237,8 @@ export interface NativeUpcalls {
    * node. Done by a thread of its own, in order: these notifications wait for locks that requests hold.
    */
   invalidate(node: number, name: string): void;
+  /** The kernel forgets the attributes of a node alone: at once, since it takes no lock for it that a request holds. */
+  invalidateAttributes(node: number): void;
   /** Resolves when every `invalidate` before it has been done. */
   invalidated(): Promise<void>;
   /** Counters for the metrics: upcalls so far. */

@@ -243,3 +243,20 @@ test('statfs, and what is no argument', (t) => {
   failsWith(t, 'EINVAL', 22, () => upper.truncate(Number.NaN, 0));
   failsWith(t, 'EBADF', 9, () => stat(12345678, 'x'));
 });
+
+test('a file is held for writing by descriptors that can write, and by nothing else', (t) => {
+  const { fd } = world(t);
+  const made = upper.createFile(fd, 'f', O_RDWR, 0o600, ME);
+  const held = () => upper.isHeldForWriting(fd, 'f');
+  t.true(held());
+  const again = upper.openFile(made, '', 0);
+  t.true(upper.isHeldForWriting(again, ''));
+  upper.close(made);
+  t.false(held());
+  t.false(upper.isHeldForWriting(again, ''));
+  const writes = upper.openFile(fd, 'f', O_WRONLY);
+  t.true(held());
+  upper.close(writes);
+  upper.close(again);
+  t.throws(() => upper.isHeldForWriting(fd, 'none'), { code: 'ENOENT' });
+});

@@ -52,6 +52,11 @@ export interface NativeUpper {
     mtimeNsec: number,
   ): void;
   truncate(fd: number, bytes: number): void;
+  /**
+   * Whether anybody, the caller included, has a regular file open for writing, or a shared mapping that can be
+   * written. True also where the filesystem does not say (no leases).
+   */
+  isHeldForWriting(dirfd: number, name: string): boolean;
   /** undefined where there is none. */
   getxattr(dirfd: number, name: string, attribute: string): Buffer | undefined;
   listxattr(dirfd: number, name: string): string[];

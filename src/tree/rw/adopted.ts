@@ -3,7 +3,7 @@
 // which come to the tree always.
 
 import { O_RDONLY } from './abi.ts';
-import type { Where } from './attr.ts';
+import { isMapped, type Where } from './attr.ts';
 import type { Core } from './core.ts';
 import type { FileNode } from './node.ts';
 
@@ -28,7 +28,8 @@ export class AdoptedFiles {
   opened(file: FileNode, where: Where): void {
     const { host, io, log } = this.#core;
     if (++file.opensForReading <= OPENS_BEFORE || this.#files.has(file)) return;
-    if (file.state !== 'upper' || host.openHandles(file.id) > 0) return;
+    if (file.state !== 'upper' || host.openHandles(file.id) > 0 || isMapped(this.#core, file))
+      return;
     try {
       host.adopt(file.id, io.openFile(where.fd, where.name, O_RDONLY), file.ino);
     } catch (error) {

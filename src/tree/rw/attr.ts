@@ -117,8 +117,18 @@ export function validMs(core: Core, child: Child, id: number): number {
   if (typeof child === 'number' || child instanceof Directory) return Number.POSITIVE_INFINITY;
   if (child.removed || child.id !== id) return 0;
   if (child.state === 'upper' && core.host.openHandles(id) > 0) return 0;
+  if (isMapped(core, child)) return 0;
   child.cached = true;
   return Number.POSITIVE_INFINITY;
+}
+
+/** Whether a shared mapping can still write to a file without open handles; asked until it is gone. */
+export function isMapped(core: Core, file: FileNode): boolean {
+  if (!file.mayBeMapped) return false;
+  const where = whereIs(core, file);
+  if (where !== undefined && core.io.isHeldForWriting(where.fd, where.name)) return true;
+  file.mayBeMapped = false;
+  return false;
 }
 
 /** Id of what stands under a name. */

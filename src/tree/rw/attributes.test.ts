@@ -7,7 +7,7 @@ import { ATTR } from '../../native/upcalls.ts';
 import { AS_ROOT, errnoOfCall, ME, type Stage, stage, statOf } from './testing.ts';
 
 const test = AS_ROOT ? ava : ava.skip;
-const { O_RDONLY, O_RDWR, O_WRONLY } = flags;
+const { O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } = flags;
 
 function image(t: ExecutionContext): Stage {
   const linked = { data: 'linked content', mode: 0o600 };
@@ -190,13 +190,39 @@ test('what is read again and again is left to the session, until somebody writes
   // From now on the kernel keeps its attributes: a mapping for writing makes them go.
   await s.open_('etc/new', O_RDWR, () => undefined);
   t.false(s.host.adopted.has(node));
-  t.deepEqual(s.host.invalidations.at(-1), { node, name: '' });
+  t.is(s.host.attributesDropped.at(-1), node);
   t.is(s.stat('etc/new').ino, ino);
   await read();
   t.true(s.host.adopted.has(node));
   s.unlink('etc/new');
   s.tree.forget(node, 1e6);
   t.false(s.host.adopted.has(node));
+});
+
+test('attributes are not to be kept, nor opens left to the session, while a mapping outlives its descriptor', async (t) => {
+  const s = image(t);
+  // Whoever has it open for writing stands for the mapping: the kernel counts both in the same way.
+  const opened = await s.go((tree) => tree.open(s.node('etc/passwd'), O_RDWR, false));
+  if (opened.kind !== 'upper') return t.fail('opened for writing, and it is the template');
+  const node = s.node('etc/passwd');
+  const valid = () => s.tree.getattr(node).attrValidMs;
+  t.is(valid(), 0);
+  for (let i = 0; i < 4; i++) await s.open_('etc/passwd', O_RDONLY, () => undefined);
+  t.false(s.host.adopted.has(node));
+  closeSync(opened.fd);
+  t.is(valid(), Number.POSITIVE_INFINITY);
+  await s.open_('etc/passwd', O_RDONLY, () => undefined);
+  t.true(s.host.adopted.has(node));
+});
+
+test('what a truncation takes away is told to the kernel before the open is answered', async (t) => {
+  const s = image(t);
+  const node = s.node('etc/passwd');
+  await s.go((tree) => tree.setattr(node, { mode: 0o4755 }));
+  const opened = await s.go((tree) => tree.open(node, O_WRONLY | O_TRUNC, true));
+  if (opened.kind === 'upper') closeSync(opened.fd);
+  t.deepEqual(s.host.attributesDropped, [node]);
+  t.is(s.stat('etc/passwd').mode, 0o100755);
 });
 
 test('attributes of an open file are not to be kept, others are for good', async (t) => {

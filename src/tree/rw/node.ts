@@ -42,6 +42,11 @@ export class FileNode {
   cached = false;
   /** Whether a write takes setuid, setgid or capabilities away; undefined: not looked yet. */
   privileged: boolean | undefined;
+  /**
+   * It was opened to be read and written, so a shared mapping may change it, which outlives the descriptor
+   * without the session hearing of it.
+   */
+  mayBeMapped = false;
   /** How often the tree has opened it for reading. */
   opensForReading = 0;
   /** When its number of names in the template became smaller, ms since 1970; 0: never. */

@@ -83,7 +83,9 @@ function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boole
     flagsForUpper(flags) | (truncate ? O_TRUNC : 0),
   );
   try {
-    if (truncate && killSuidgid && killPrivileges(core, where)) core.host.invalidate(file.id, '');
+    // At once: who has opened it may ask for the mode next.
+    if (truncate && killSuidgid && killPrivileges(core, where))
+      core.host.invalidateAttributes(file.id);
   } catch (error) {
     core.io.close(fd);
     throw error;
@@ -101,14 +103,15 @@ function isPrivileged(core: Core, file: FileNode, where: Where): boolean {
 
 /**
  * Stores through a shared mapping change times without the kernel's session noticing, so attributes
- * that it keeps without an end must go when a file is opened for that.
+ * that it keeps without an end must go when a file is opened for that, before it can be mapped.
  */
 function forgetCached(core: Core, file: FileNode, flags: number): void {
   if ((flags & O_ACCMODE) !== O_RDWR) return;
+  file.mayBeMapped = true;
   core.adopted.drop(file);
   if (!file.cached) return;
   file.cached = false;
-  core.host.invalidate(file.id, '');
+  core.host.invalidateAttributes(file.id);
 }
 
 /** A new regular file, opened. */
@@ -123,6 +126,7 @@ export function createFile(
   const made = make(core, parent, name, { mode: S_IFREG | (mode & S_IPERM), flags }, caller);
   const file = made.node as FileNode;
   file.privileged = stripsOnWrite(mode);
+  file.mayBeMapped = (flags & O_ACCMODE) === O_RDWR;
   return {
     file,
     opened: { kind: 'upper', fd: made.fd, direct: stripsOnWrite(mode), tag: 0 },
@@ -150,6 +154,7 @@ export function createUnnamed(
     const ino = OWN_INO + attributes[ATTR.ino]!;
     const file = new FileNode(core.nextNode(), ino, -1, 'removed-upper');
     file.fd = held;
+    file.mayBeMapped = (flags & O_ACCMODE) === O_RDWR;
     core.files.set(file.id, file);
     return { file, opened: { kind: 'upper', fd, direct: stripsOnWrite(mode), tag: 0 } };
   } catch (error) {

@@ -79,6 +79,8 @@ export interface TreeHost {
   openHandles(node: number): number;
   /** The kernel forgets a name (or, '' as name, the attributes and pages of a node); later, in order. */
   invalidate(node: number, name: string): void;
+  /** The kernel forgets the attributes of a node, before the call returns. */
+  invalidateAttributes(node: number): void;
   /** The session may answer opens and attributes of the node from this descriptor, which it takes over. */
   adopt(node: number, fd: number, ino: number): void;
   disown(node: number): void;

@@ -32,7 +32,9 @@ export interface Farewell {
  */
 export function sayFarewell(core: Core, file: FileNode): Farewell | undefined {
   if (file.state !== 'upper' || file.places.size > 1) return undefined;
-  const inUse = isOwn(file.id) ? file.lookups > 0 : core.host.openHandles(file.id) > 0;
+  // Lookups of the template's ids are not counted, and who has one open with O_PATH has no handle: the
+  // kernel's FORGET, which comes when nobody has it, lets it go.
+  const inUse = !isOwn(file.id) || file.lookups > 0;
   if (inUse) {
     const { directory, name } = file.place;
     return { fd: core.io.openFile(core.fd(directory), name, O_PATH), last: undefined };

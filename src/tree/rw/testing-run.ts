@@ -77,10 +77,12 @@ export class Run {
     const touched = new Set(about().map((path) => this.stage.find(path)));
     const { host } = this.stage;
     const before = host.invalidations.length;
+    const dropped = host.attributesDropped.length;
     await this.applyAlone(operation);
     if (this.stage.host !== host) this.#kept.clear();
     for (const { node, name } of host.invalidations.slice(before))
       if (name === '') touched.add(node);
+    for (const node of host.attributesDropped.slice(dropped)) touched.add(node);
     for (const node of touched) this.#kept.delete(node ?? 0);
     for (const [node, kept] of this.#kept) this.#compareKept(node, kept);
     this.#keep(ROOT_NODE);

@@ -36,6 +36,7 @@ export class NotedHost implements TreeHost {
   readonly thawed = new Set<number>();
   readonly handles = new Map<number, number>();
   readonly invalidations: { node: number; name: string }[] = [];
+  readonly attributesDropped: number[] = [];
   readonly adopted = new Map<number, number>();
 
   thaw(node: number): void {
@@ -46,6 +47,9 @@ export class NotedHost implements TreeHost {
   }
   invalidate(node: number, name: string): void {
     this.invalidations.push({ node, name });
+  }
+  invalidateAttributes(node: number): void {
+    this.attributesDropped.push(node);
   }
   adopt(node: number, fd: number): void {
     const before = this.adopted.get(node);

@@ -75,10 +75,10 @@ export const attributes: Clause[] = [
     lstat f size -> ok 8
     mark g f
     chmod f 0600
-    born g f -> ok same | fuse * (10.6)
+    born g f -> ok same | fuse/image ok unknown (10.6)
     open x f w,append
     write x =x
-    born g f -> ok same | fuse * (10.6)
+    born g f -> ok same | fuse/image ok unknown (10.6)
     `,
     `
     file f 0644 0:0 =text
@@ -95,6 +95,61 @@ export const attributes: Clause[] = [
     write v =U
     close v
     since h f -> ok mc.
+    `,
+    `
+    --
+    open n new rw,creat
+    mark n new
+    born n new -> ok same
+    tick
+    write n =text
+    since n new -> ok mc.
+    close n
+    open n new r
+    read n 9 -> ok =text
+    chmod new 0600
+    born n new -> ok same
+    `,
+    `
+    file f 0644 0:0 =text
+    --
+    mark f f
+    tick
+    open w f rw
+    close w
+    since f f -> ok . | overlay/image ok c. (10.8) | fuse/image ok c. (10.8)
+    mark g f
+    tick
+    open v f w
+    close v
+    since g f -> ok .
+    `,
+    `
+    file f 0644 0:0 1*65536
+    --
+    open w f rw
+    map m w 65536 rw shared
+    close w
+    lstat f size -> ok 65536
+    mark f f
+    tick
+    poke m 0 =mapped
+    since f f -> ok mc.
+    open a f r
+    close a
+    open a f r
+    close a
+    open a f r
+    close a
+    open a f r
+    msync m
+    mark g f
+    tick
+    poke m 8192 =mapped
+    since g f -> ok mc.
+    unmap m
+    close a
+    lstat f size -> ok 65536
     `,
   ),
   clause(

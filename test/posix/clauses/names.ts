@@ -118,6 +118,33 @@ export const names: Clause[] = [
     read a 99 0 -> ok =textmore
     read f 9 0 -> ok =
     `,
+    `
+    file f 0644 0:0 =text
+    file g 0644 0:0 =text
+    file h 0644 0:0 =text
+    --
+    put f w =TEXT
+    open p f path
+    open q g path
+    chmod h 0640
+    open r h path
+    unlink f
+    unlink g
+    put g2 w,creat =other
+    rename g2 h
+    chmod @p 0600 proc
+    chmod @q 0600 proc -> ok | overlay/image EEXIST (9.9)
+    chmod @r 0600 proc
+    lstat @p mode,nlink,size -> ok 0600 0 4
+    lstat @q mode,nlink,size -> ok 0600 0 4 | overlay/image ok 0644 1 4 (9.9)
+    lstat @r mode,nlink,size -> ok 0600 0 4
+    open a @p r
+    read a 9 -> ok =TEXT
+    open b @q r
+    read b 9 -> ok =text
+    open c @r r
+    read c 9 -> ok =text
+    `,
   ),
   clause(
     '5.5',

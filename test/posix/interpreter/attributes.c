@@ -17,11 +17,17 @@
 
 void do_tree(int argc, char** argv);  // tree.c
 
-// chmod PATH MODE
+// chmod PATH MODE [proc]: with `proc` an open file by /proc/self/fd, as one that is open with
+// O_PATH
 static void do_chmod(int argc, char** argv) {
-  (void)argc;
   struct at at = at_of(argv[0]);
   mode_t mode = mode_of(argv[1]);
+  if (argc > 2) {
+    char self[64];
+    snprintf(self, sizeof self, "/proc/self/fd/%d", at.fd);
+    reply_result(chmod(self, mode));
+    return;
+  }
   reply_result(at.empty ? fchmod(at.fd, mode) : fchmodat(at.fd, at.path, mode, 0));
 }
 
@@ -326,7 +332,7 @@ static void do_statfs(int argc, char** argv) {
 }
 
 const struct command attribute_commands[] = {
-    {"chmod", 2, 2, do_chmod},         {"chown", 3, 4, do_chown},
+    {"chmod", 2, 3, do_chmod},         {"chown", 3, 4, do_chown},
     {"utimes", 3, 4, do_utimes},       {"access", 1, 2, do_access},
     {"lstat", 1, 2, do_lstat},         {"stat", 1, 2, do_stat},
     {"mark", 2, 2, do_mark},           {"since", 2, 2, do_since},
