@@ -192,6 +192,21 @@ test('a layer that is deeper than a path can say is measured, committed and remo
   t.deepEqual(await readdir(join(h.root, 'containerd/snapshots')), []);
 });
 
+test('a name that would remove another file where the layer is unpacked is not committed', async (t) => {
+  const h = await snapshotter(t);
+  const { client } = h;
+  await layer(h, 'one');
+  const mounts = await client.prepare('k', 'one');
+  await mkdir(join(upper(mounts), 'd'));
+  await writeFile(join(upper(mounts), 'd/.wh.passwd'), '');
+  const said = await refuses(t, 'INVALID_ARGUMENT', client.commit('two', 'k'));
+  t.regex(said, /\.wh\.passwd cannot be in a layer.*rename or remove it/);
+  t.like(await client.stat('k'), { kind: 2 }, 'it can be mended');
+  await rm(join(upper(mounts), 'd/.wh.passwd'));
+  await writeFile(join(upper(mounts), 'd/x.wh.y'), '');
+  await client.commit('two', 'k');
+});
+
 test('usage while files come and go', async (t) => {
   const { client } = await snapshotter(t);
   const directory = upper(await client.prepare('k1'));

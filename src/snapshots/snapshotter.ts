@@ -63,6 +63,23 @@ function needed(value: string, what: string): string {
   throw new FirstlightError('usage', `the request names no ${what}`);
 }
 
+/** How a layer's tar says that a name is removed (OCI image layer specification). */
+const WHITEOUT = Buffer.from('.wh.');
+
+/**
+ * Whoever unpacks a layer with such a name in it removes another file instead. Unpacked layers hold none:
+ * containerd has turned them into overlayfs' own marks.
+ */
+function checkName(name: Buffer): void {
+  if (!name.subarray(0, WHITEOUT.length).equals(WHITEOUT)) return;
+  const shown = name.toString('utf8');
+  throw new FirstlightError(
+    'usage',
+    `a file called ${shown} cannot be in a layer: there the name means that another one is removed`,
+    { hint: 'rename or remove it before the commit' },
+  );
+}
+
 export class Snapshotter {
   readonly #p: SnapshotterParts;
   /** Trees of lower layers that are being made, by snapshot. */
@@ -266,7 +283,10 @@ export class Snapshotter {
     return this.#p.directories.mounts(snapshot!, ground.lowers);
   }
 
-  /** @throws FirstlightError `not-found`, `exists`, `busy` where it is not active */
+  /**
+   * @throws FirstlightError `not-found`, `exists`, `busy` where it is not active; `usage` for a name in it that a layer
+   *   cannot hold
+   */
   async commit(name: string, key: string, labels: Labels): Promise<void> {
     const { records, directories } = this.#p;
     needed(name, 'name');
@@ -274,7 +294,7 @@ export class Snapshotter {
     const snapshot = await records.call('stat', needed(key, 'key'));
     const layer = directories.layer(snapshot.id);
     const active = snapshot.kind === KIND.Active;
-    const usage = active ? await diskUsage(layer) : { bytes: 0, inodes: 0 };
+    const usage = active ? await diskUsage(layer, checkName) : { bytes: 0, inodes: 0 };
     // What is committed is there after a loss of power: its name must not outlive its files.
     if (active) await native().syncfs(layer);
     const given = Object.keys(labels).length > 0 ? labels : undefined;

@@ -8,8 +8,15 @@ import type { Usage } from './types.ts';
 /** Bytes of a block in `st_blocks`, whatever the file system's own are (stat(2)). */
 const BLOCK_BYTES = 512;
 
-/** Disk use below `root`, the directory itself included. @throws errno other than those of vanished entries */
-export async function diskUsage(root: string): Promise<Usage> {
+/**
+ * Disk use below `root`, the directory itself included.
+ * @param look  hears of each name below it, as bytes
+ * @throws errno other than those of vanished entries; what `look` throws
+ */
+export async function diskUsage(
+  root: string,
+  look: (name: Buffer) => void = () => undefined,
+): Promise<Usage> {
   const usage: Usage = { bytes: 0, inodes: 0 };
   const linked = new Set<string>();
   const count = (stats: Stats) => {
@@ -29,6 +36,7 @@ export async function diskUsage(root: string): Promise<Usage> {
         const stats = await orGone(lstat(entryOf(path, name)));
         if (stats === undefined) return;
         count(stats);
+        look(name);
         if (stats.isDirectory()) below.push(name);
       });
       return below;

@@ -8,6 +8,7 @@ import type { ImageSource } from '../../image/source.ts';
 import type { OptionValues } from '../commands.ts';
 import { type MountChanges, readChanges } from '../commit/changes.ts';
 import { type Committed, commitTo } from '../commit/image.ts';
+import { checkLayerNames } from '../commit/layer-names.ts';
 import type { Context } from '../context.ts';
 import { formatBytes, shortDigest } from '../print.ts';
 import { uploadLayout } from '../upload.ts';
@@ -180,6 +181,7 @@ export async function run(
   const wanted = wantedOf(args, options);
   const { place, name, to, comment } = wanted;
   const changes = await readChanges(context, place);
+  checkLayerNames(changes.upper);
   let made: Committed;
   if (to === undefined) made = await sendNew(context, changes, name!, comment);
   else {
