@@ -5,8 +5,10 @@ import type { Core } from './core.ts';
 import type { FileNode } from './node.ts';
 import { Wait } from './operations.ts';
 
-/** Copies that are ready and that nobody has come back for (a caller that was killed); older ones go. */
+/** Copies that are ready and that nobody has come back for (a caller that was killed): so many stay, */
 const UNCLAIMED_MAX = 16;
+/** and for so long; who waits comes back as soon as the copy is there. */
+export const UNCLAIMED_MS = 10_000;
 
 interface Job {
   /** Name in work/. */
@@ -14,15 +16,19 @@ interface Job {
   state: 'copying' | 'ready' | 'failed';
   error: unknown;
   done: Promise<void>;
+  /** From its end on, until somebody takes it. */
+  timer: NodeJS.Timeout | undefined;
 }
 
 export class CopyJobs {
   readonly #core: Core;
+  readonly #unclaimedMs: number;
   readonly #jobs = new Map<FileNode, Job>();
   #closed = false;
 
-  constructor(core: Core) {
+  constructor(core: Core, unclaimedMs = UNCLAIMED_MS) {
     this.#core = core;
+    this.#unclaimedMs = unclaimedMs;
   }
 
   /**
@@ -33,6 +39,7 @@ export class CopyJobs {
   take(file: FileNode, dress: (name: string) => void): string {
     const job = this.#jobs.get(file) ?? this.#start(file, dress);
     if (job.state === 'copying') throw new Wait({ done: job.done });
+    clearTimeout(job.timer);
     this.#jobs.delete(file);
     if (job.state === 'failed') throw job.error;
     return job.name;
@@ -52,8 +59,17 @@ export class CopyJobs {
       io.close(from);
       throw error;
     }
-    const job: Job = { name, state: 'copying', error: undefined, done: Promise.resolve() };
-    job.done = this.#run(job, from, to, toc.size(file.row), dress);
+    const job: Job = {
+      name,
+      state: 'copying',
+      error: undefined,
+      done: Promise.resolve(),
+      timer: undefined,
+    };
+    job.done = this.#run(job, from, to, toc.size(file.row), dress).then(() => {
+      if (this.#closed) return;
+      job.timer = setTimeout(() => this.#drop(file, job), this.#unclaimedMs).unref();
+    });
     this.#dropUnclaimed();
     this.#jobs.set(file, job);
     return job;
@@ -85,15 +101,21 @@ export class CopyJobs {
 
   #dropUnclaimed(): void {
     const ready = [...this.#jobs].filter(([, job]) => job.state === 'ready');
-    for (const [file, job] of ready.slice(0, Math.max(0, ready.length - UNCLAIMED_MAX))) {
-      this.#jobs.delete(file);
-      discard(this.#core, job.name);
-    }
+    for (const [file, job] of ready.slice(0, Math.max(0, ready.length - UNCLAIMED_MAX)))
+      this.#drop(file, job);
+  }
+
+  /** Nobody comes for it: neither for the copy, nor for the error, which may be long out of date. */
+  #drop(file: FileNode, job: Job): void {
+    clearTimeout(job.timer);
+    this.#jobs.delete(file);
+    if (job.state === 'ready') discard(this.#core, job.name);
   }
 
   /** Copies that are under way end by themselves and are left in work/, which the next start empties. */
   close(): void {
     this.#closed = true;
+    for (const { timer } of this.#jobs.values()) clearTimeout(timer);
     this.#jobs.clear();
   }
 }

@@ -39,6 +39,8 @@ export interface CoreOptions {
   upperDirectories: UpperDirectories;
   /** Descriptor of work/. */
   work: number;
+  /** How long a copy waits for whoever asked for it, ms. */
+  unclaimedMs?: number | undefined;
 }
 
 export class Core {
@@ -70,7 +72,7 @@ export class Core {
     this.upperDirectories = options.upperDirectories;
     this.work = options.work;
     this.groups = new LinkGroups(options.toc);
-    this.copies = new CopyJobs(this);
+    this.copies = new CopyJobs(this, options.unclaimedMs);
     this.adopted = new AdoptedFiles(this);
     this.root = this.#addDirectory(0, undefined, '');
     this.root.upper = true;

@@ -106,6 +106,8 @@ export class Stage {
   readonly missing = new Set<number>();
   /** Handed to the tree; a test may put another in its place before `reopen`. */
   io: NativeUpper = native().upper;
+  /** The same. */
+  unclaimedMs: number | undefined;
 
   constructor(spec: Record<string, Spec> | TestImage, where = tmpdir()) {
     this.image = 'toc' in spec ? (spec as TestImage) : imageOf(spec as Record<string, Spec>);
@@ -133,6 +135,7 @@ export class Stage {
       host: this.host,
       openContent: (content) => this.#openContent(content),
       log: LOG,
+      unclaimedMs: this.unclaimedMs,
     });
   }
 

@@ -45,6 +45,7 @@ export interface WritableTreeOptions {
   /** O_RDONLY descriptor of a whole, verified content, the caller's to close; undefined: it has not arrived. */
   openContent(content: number): number | undefined;
   log: Logger;
+  unclaimedMs?: number | undefined;
 }
 
 /** A tree; see TreeOperations for what it does. */
