@@ -45,6 +45,29 @@ export interface DeltaAnswer {
   /** Where the same bundle can be had again, and its entity tag. */
   bundlePath: string;
   etag: string;
+  /** Set where it comes in pieces, and can be told to end before the bundle does. */
+  pieces?: Pick<StripedBody, 'leastEnd' | 'stopAt'>;
+}
+
+/** A connection whose requests stand in line: what is asked for next follows without a pause. */
+interface Lane {
+  readonly client: Client;
+  usedAt: number;
+  /** A stream has it for itself. */
+  taken: boolean;
+}
+
+/** A lane as the stream sees it that has it. */
+export interface StreamLane {
+  /** As DeltaClient's `range`. */
+  range(
+    bundlePath: string,
+    etag: string,
+    from: number,
+    to: number,
+    signal: AbortSignal,
+  ): Promise<BodyReader | 'gone'>;
+  release(): void;
 }
 
 /** A connection that has carried nothing for this long carries a small exchange, so that it stays open. */
@@ -63,7 +86,10 @@ export class DeltaClient {
   readonly #prefix: string;
   readonly #agent: Agent;
   /** Those that bundles come over, side by side; made with the first bundle, or by `keepOpen`. */
-  readonly #lanes: { client: Client; usedAt: number }[];
+  readonly #lanes: Lane[];
+  /** Further ones, for streams that found none of those free. */
+  readonly #moreLanes: Lane[] = [];
+  readonly #makeLane: () => Lane;
   readonly #timeouts: Timeouts;
   #keeper: NodeJS.Timeout | undefined;
   /** Shortest time from a request to its answer's head so far, in ms: close to one round trip. */
@@ -101,10 +127,12 @@ export class DeltaClient {
       headersTimeout: timeouts.headMs,
     };
     this.#agent = new Agent({ ...options, pipelining: 1 });
-    this.#lanes = Array.from({ length: connections > 1 ? connections : 0 }, () => ({
+    this.#makeLane = () => ({
       client: new Client(url.origin, { ...options, pipelining: PIPELINED }),
       usedAt: 0,
-    }));
+      taken: false,
+    });
+    this.#lanes = Array.from({ length: connections > 1 ? connections : 0 }, this.#makeLane);
   }
 
   /**
@@ -165,10 +193,13 @@ export class DeltaClient {
   async #stripedDelta(request: DeltaRequest, signal?: AbortSignal): Promise<DeltaAnswer> {
     this.keepOpen();
     let known: Omit<DeltaAnswer, 'body'> | undefined;
+    // Behind a stream of another image the header would wait for megabytes of that.
+    const free = this.#lanes.filter(({ taken }) => !taken);
+    const lanes = free.length > 0 ? free : this.#lanes;
     const body = new StripedBody(0, undefined, {
-      connections: this.#lanes.length,
+      connections: lanes.length,
       ask: (connection, from, to, abort) =>
-        this.#askPiece(connection, known, deltaPath(request), { from, to }, abort),
+        this.#askPiece(lanes[connection]!, known, deltaPath(request), { from, to }, abort),
       check: (head) => {
         // The bundle of a name may become another between two requests.
         if (head.statusCode === 206 && header(head, 'etag') === known?.etag) return;
@@ -184,7 +215,8 @@ export class DeltaClient {
     if (signal?.aborted === true) stop();
     const head = await body.head;
     if (head.statusCode === 206 && known !== undefined) {
-      return { body: new BodyReader(body, (error) => networkError(error, this.server)), ...known };
+      const reader = new BodyReader(body, (error) => networkError(error, this.server));
+      return { body: reader, ...known, pieces: body };
     }
     // A server or a proxy that knows no ranges of it sends the whole, or an error.
     const answer = head as Dispatcher.ResponseData;
@@ -193,13 +225,12 @@ export class DeltaClient {
   }
 
   async #askPiece(
-    connection: number,
+    lane: Lane,
     known: Omit<DeltaAnswer, 'body'> | undefined,
     path: string,
     { from, to }: { from: number; to: number },
     signal: AbortSignal,
   ): Promise<PieceHead> {
-    const lane = this.#lanes[connection]!;
     lane.usedAt = performance.now();
     try {
       return await lane.client.request({
@@ -248,15 +279,54 @@ export class DeltaClient {
   /**
    * Bytes `from` to `to` (exclusive) of a bundle, or 'gone' where the server no longer has that one.
    */
-  async range(
+  range(
     bundlePath: string,
     etag: string,
     from: number,
     to: number,
     signal?: AbortSignal,
   ): Promise<BodyReader | 'gone'> {
+    return this.#range(this.#freeConnection(), bundlePath, etag, { from, to }, signal);
+  }
+
+  /** A connection for one stream alone; the one that has carried most of a bundle, where it is free. */
+  takeLane(): StreamLane {
+    const all = [...this.#lanes, ...this.#moreLanes];
+    let lane = all.find(({ taken, client }) => !taken && client.stats.connected);
+    lane ??= all.find(({ taken }) => !taken);
+    if (lane === undefined) {
+      lane = this.#makeLane();
+      this.#moreLanes.push(lane);
+    }
+    const mine = lane;
+    mine.taken = true;
+    return {
+      range: (bundlePath, etag, from, to, signal) => {
+        mine.usedAt = performance.now();
+        return this.#range(mine.client, bundlePath, etag, { from, to }, signal);
+      },
+      release: () => {
+        mine.taken = false;
+      },
+    };
+  }
+
+  async #range(
+    connection: Dispatcher,
+    bundlePath: string,
+    etag: string,
+    { from, to }: { from: number; to: number },
+    signal: AbortSignal | undefined,
+  ): Promise<BodyReader | 'gone'> {
     const headers = { range: `bytes=${from}-${to - 1}`, 'if-range': etag };
-    const answer = await this.#request('GET', bundlePath, headers, this.#timeouts.headMs, signal);
+    const answer = await this.#request(
+      'GET',
+      bundlePath,
+      headers,
+      this.#timeouts.headMs,
+      signal,
+      connection,
+    );
     const gone =
       answer.statusCode === 404 ||
       answer.statusCode === 410 ||
@@ -288,10 +358,11 @@ export class DeltaClient {
     headers: Record<string, string>,
     headersTimeout: number,
     signal: AbortSignal | undefined,
+    connection: Dispatcher = this.#freeConnection(),
   ): Promise<Dispatcher.ResponseData> {
     const startedAt = performance.now();
     try {
-      const answer = await this.#freeConnection().request({
+      const answer = await connection.request({
         origin: this.#origin,
         path: this.#prefix + path,
         method,
@@ -299,6 +370,8 @@ export class DeltaClient {
         headersTimeout,
         // undici would close the connection after a HEAD, for servers that send a body to it.
         reset: false,
+        // Else the next request on the connection would wait for the head of this one's answer.
+        blocking: false,
         signal: signal ?? null,
       });
       // A new bundle is computed first: that says nothing of the way.
@@ -311,7 +384,9 @@ export class DeltaClient {
 
   /** One that is open and has nothing to do, where there is one: it saves a round trip, and often more. */
   #freeConnection(): Dispatcher {
-    const free = this.#lanes.find(({ client: { stats } }) => stats.connected && stats.size === 0);
+    const free = this.#lanes.find(
+      ({ taken, client: { stats } }) => !taken && stats.connected && stats.size === 0,
+    );
     if (free === undefined) return this.#agent;
     free.usedAt = performance.now();
     return free.client;
@@ -334,7 +409,7 @@ export class DeltaClient {
     clearInterval(this.#keeper);
     await Promise.all([
       this.#agent.destroy(),
-      ...this.#lanes.map(({ client }) => client.destroy()),
+      ...[...this.#lanes, ...this.#moreLanes].map(({ client }) => client.destroy()),
     ]);
   }
 }

@@ -129,13 +129,16 @@ export class FramePlan {
 
   /**
    * The frames to ask for in one request that begins at the missing frame `first`: up to the last
-   * missing frame before a gap of more than `gapBytes` that need not be sent.
+   * missing frame before a gap of more than `gapBytes` that need not be sent, or that makes it
+   * `mostBytes` or more.
    * @returns index after the last frame
    */
-  runEnd(first: number, gapBytes: number): number {
+  runEnd(first: number, gapBytes: number, mostBytes: number): number {
     let end = first + 1;
     let gap = 0;
+    const limit = this.frames[first]!.offset + mostBytes;
     for (let frame = first + 1; frame < this.frames.length && gap <= gapBytes; frame++) {
+      if (this.frames[frame]!.offset >= limit) break;
       if (this.isMissing(frame)) {
         end = frame + 1;
         gap = 0;

@@ -20,6 +20,10 @@ export interface FetchOwner {
   readonly intake: Intake;
   /** The present plan, or undefined while there is none. */
   plan(): FramePlan | undefined;
+  /** True where the stream brings a frame about as soon: to fetch it would bring it twice. */
+  isNear(frame: number): boolean;
+  /** The same of one that may have stalled: worth a second request for what is waited for, no more. */
+  isInStream(frame: number): boolean;
   /** The bundle is gone: a new one is needed. */
   bundleGone(plan: FramePlan): void;
   received(bytes: number): void;
@@ -71,7 +75,7 @@ export class OutOfOrder {
     if (ahead === 0) return [];
     return plan
       .framesOf(content, 0, parts - 1)
-      .filter((frame) => frame > last)
+      .filter((frame) => frame > last && !this.#owner.isInStream(frame))
       .slice(0, ahead);
   }
 
@@ -94,11 +98,13 @@ export class OutOfOrder {
   /** Takes the newest wanted frame and wanted neighbours after it off the stack. */
   #next(plan: FramePlan): number[] {
     this.#stack = this.#stack.filter((frame) => plan.isMissing(frame));
-    const first = this.#stack.at(-1);
+    // The stream may have asked for some since they were wanted. They stay, should it stall.
+    const fetched = this.#stack.filter((frame) => !this.#owner.isNear(frame));
+    const first = fetched.at(-1);
     if (first === undefined) return [];
     const frames = [first];
     let bytes = plan.frames[first]!.bytes;
-    const wanted = new Set(this.#stack);
+    const wanted = new Set(fetched);
     for (let frame = first + 1; wanted.has(frame); frame++) {
       bytes += plan.frames[frame]!.bytes;
       if (bytes > JOIN_BYTES) break;
@@ -159,7 +165,7 @@ export class OutOfOrder {
     }, backoffMs(this.#failures));
   }
 
-  /** Begins again what was wanted, after a new plan or after the store can be written again. */
+  /** Goes on with what was wanted: the plan is new, the store can be written again, the stream has stalled. */
   resume(): void {
     this.#start();
   }

@@ -138,9 +138,8 @@ export class SharedImage {
     const progress = newProgress(context.requestedAt);
     progress.headerAt = received.arrivedAt;
     progress.headerBytes = raw.length;
-    const stream = { body: answer.body, frame: 0, end: header.frames.length };
     return withTransfer(context, image, header.toc, progress, abort, (transfer) =>
-      transfer.start(header, { bundlePath, etag }, stream),
+      transfer.start(header, { bundlePath, etag }, answer),
     );
   }
 

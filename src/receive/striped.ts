@@ -5,9 +5,9 @@
 //
 // The first pieces are as small as the windows are, so that what stands first in the bundle, its
 // header, comes over all connections together; the later ones grow with the windows. A few are asked
-// for ahead on each connection (pipelining), so that none waits for a request to travel. After the first
-// few megabytes one connection carries the rest alone: it has grown by then, and frames that a reader
-// waits for, which come beside it, get a fair share of the line.
+// for ahead on each connection (pipelining), so that none waits for a request to travel. Whoever reads says
+// after the header where to stop (`stopAt`): one connection carries the rest alone (frame-stream.ts). It has
+// grown by then, and frames that a reader waits for, which come beside it, get a fair share of the line.
 import { Readable } from 'node:stream';
 import { FirstlightError } from '../errors/errors.ts';
 
@@ -17,8 +17,15 @@ const FIRST_BYTES = 13 << 10;
 const MOST_BYTES = 512 << 10;
 /** Requests that are under way on each connection. */
 export const PIPELINED = 4;
-/** Bytes that come in pieces; one connection carries what follows. */
+/** Bytes that come in pieces, but no more than the line brings in this time. */
 const STRIPED_BYTES = 4 << 20;
+const STRIPED_MS = 4000;
+/**
+ * Bytes that are asked for beyond the first pieces, for each that has come. Slow start doubles what is under
+ * way with each round trip, which takes 2; one more for answers that come late. On a slow line the header
+ * would share it with all that is asked for at the same time.
+ */
+const ASK_FACTOR = 3;
 /** Bytes that may lie here before they are taken. */
 const READY_BYTES = 1 << 20;
 /** Requests for one piece before the whole is given up. */
@@ -77,13 +84,18 @@ export class StripedBody extends Readable {
   #nextIndex = 0;
   #nextFrom: number;
   readonly #start: number;
-  /** The end of the bundle, once an answer has named it. */
+  /** The end of the bundle, once an answer has named it, or where to stop before that. */
   #end: number;
   readonly #first = Promise.withResolvers<PieceHead>();
   #headKnown = false;
   #wake: (() => void) | undefined;
   #roomMade: Promise<void> | undefined;
   #finished = false;
+  /** Bytes that have come, and that have been given out. */
+  #received = 0;
+  #givenOut = 0;
+  #firstByteAt = 0;
+  #stopped = false;
   /** Somebody else reads the first answer: nothing more is asked for. */
   #abandoned = false;
 
@@ -108,9 +120,25 @@ export class StripedBody extends Readable {
     return this.#first.promise;
   }
 
+  /** The first byte that `stopAt` may name; on a slow line sooner than on one that is worth so many connections. */
+  get leastEnd(): number {
+    const bytesPerMs = this.#received / (performance.now() - this.#firstByteAt + 1);
+    const bytes = Math.min(STRIPED_BYTES, bytesPerMs * STRIPED_MS);
+    return Math.max(this.#nextFrom, this.#start + bytes);
+  }
+
+  /** Nothing from this byte of the bundle on is asked for: the body ends there. */
+  stopAt(end: number): void {
+    this.#stopped = true;
+    this.#end = Math.min(this.#end, end);
+    this.#giveOut();
+    this.#fill();
+  }
+
   override _read(): void {
     this.#wake?.();
     this.#wake = undefined;
+    this.#fill();
   }
 
   /** Resolves when some of what lies here has been taken. */
@@ -134,13 +162,10 @@ export class StripedBody extends Readable {
     callback(error);
   }
 
-  /** Asks for more pieces where connections have room, the emptiest one first; then for all the rest. */
+  /** Asks for more pieces where connections have room, the emptiest one first. */
   #fill(): void {
     while (!this.destroyed && !this.#abandoned && this.#nextFrom < this.#end) {
-      if (this.#nextFrom - this.#start >= STRIPED_BYTES) {
-        this.#askRest();
-        return;
-      }
+      if (this.#nextFrom - this.#start >= this.#mostAsked()) return;
       const least = Math.min(...this.#underWay);
       if (least >= PIPELINED) return;
       const round = Math.floor(this.#nextIndex / this.#options.connections);
@@ -149,9 +174,16 @@ export class StripedBody extends Readable {
     }
   }
 
-  /** How much there is must be known for it. */
-  #askRest(): void {
-    if (Number.isFinite(this.#end)) this.#askPiece(this.#end, 0);
+  /** Bytes that may have been asked for by now. */
+  #mostAsked(): number {
+    const first = FIRST_BYTES * this.#options.connections;
+    const most = first + ASK_FACTOR * this.#received;
+    // So much may not exist, or nobody has said yet how much of it is to come this way.
+    if (!this.#stopped && most > STRIPED_BYTES) {
+      if (!Number.isFinite(this.#end)) return STRIPED_BYTES;
+      return Math.max(STRIPED_BYTES, this.#givenOut - this.readableLength + READY_BYTES);
+    }
+    return most;
   }
 
   #askPiece(to: number, connection: number): void {
@@ -248,9 +280,12 @@ export class StripedBody extends Readable {
   }
 
   #arrived(piece: Piece, chunk: Buffer): void {
+    if (this.#received === 0) this.#firstByteAt = performance.now();
+    this.#received += chunk.length;
     piece.received += chunk.length;
     piece.chunks.push(chunk);
     if (this.#pieces[0] === piece) this.#giveOut();
+    this.#fill();
   }
 
   /** Gives out what has come of the first piece, and of those after it once it is whole. */
@@ -259,7 +294,10 @@ export class StripedBody extends Readable {
     for (;;) {
       const piece = this.#pieces[0];
       if (piece === undefined) break;
-      for (const chunk of piece.chunks.splice(0)) this.push(chunk);
+      for (const chunk of piece.chunks.splice(0)) {
+        this.#givenOut += chunk.length;
+        this.push(chunk);
+      }
       if (piece.from + piece.received < Math.min(piece.to, this.#end)) return;
       this.#pieces.shift();
     }

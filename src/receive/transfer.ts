@@ -10,15 +10,15 @@ import type { LayerStore } from '../store/layer-store.ts';
 import type { Template } from '../tree/template.ts';
 import type { Arrivals } from './arrivals.ts';
 import { type BackoffBounds, backoffMs, DEFAULT_BACKOFF } from './backoff.ts';
-import type { BodyReader } from './body-reader.ts';
-import type { DeltaClient } from './delta-client.ts';
+import type { DeltaAnswer, DeltaClient } from './delta-client.ts';
 import { FramePlan } from './frame-plan.ts';
+import { type FirstRun, FrameStream } from './frame-stream.ts';
 import { findInBases, readHeader } from './header.ts';
 import { Intake } from './intake.ts';
 import { OutOfOrder } from './out-of-order.ts';
 import type { Progress } from './progress.ts';
 import { RateMeter } from './rate-meter.ts';
-import { type FrameStream, Wants } from './wants.ts';
+import { Wants } from './wants.ts';
 
 /** What a transfer is made of. */
 export interface TransferParts {
@@ -34,14 +34,21 @@ export interface TransferParts {
   backoff?: BackoffBounds;
 }
 
-/** Frames that are here already are asked around, unless they are fewer bytes than this together. */
-const GAP_BYTES = 64 << 10;
 /**
- * A stream that is open goes on over frames that are here already up to this many bytes: leaving it
+ * An answer that is under way is read on over frames that are here already up to this many bytes: leaving it
  * breaks the connection off, and the next one pays for its set-up and slow start (about a
  * second for 4 MB at 150 ms and 100 Mbit/s).
  */
 const LEAVE_BYTES = 4 << 20;
+
+/** What is to be under way while nothing has been measured, and at least. */
+const SOON_BYTES = { unmeasured: 1 << 20, least: 128 << 10 };
+/**
+ * The stream has as much under way as the line brings in this many round trips, and in so many ms
+ * more in which a busy processor may come too late to ask. Less leaves the line empty; more keeps a reader waiting
+ * for what stands behind it, and lets a line that has become faster show it no sooner.
+ */
+const SOON = { roundTrips: 1.5, slackMs: 50 };
 
 /** Frames of a stream came wrong: the one that has done so most often, so many times. */
 class WrongFramesError extends FirstlightError {
@@ -87,6 +94,8 @@ export class Transfer {
         client,
         intake: this.#intake,
         plan: () => this.#plan,
+        isNear: (frame) => this.#wants.isNear(frame),
+        isInStream: (frame) => this.#wants.isInStream(frame),
         bundleGone: (plan) => this.#bundleGone(plan),
         received: (bytes) => this.#received(bytes),
         requested: () => this.progress.outOfOrder++,
@@ -99,9 +108,9 @@ export class Transfer {
       {
         plan: () => this.#plan,
         stream: () => this.#stream,
-        bytesPerMs: () => this.#rate.bytesPerMs,
-        roundTripMs: () => client.roundTripMs,
+        soonBytes: () => this.#soonBytes(),
         fetch: (plan, content, frames) => this.#fetcher.want(plan, content, frames),
+        fetchRest: () => this.#fetcher.resume(),
       },
       this.#signal,
     );
@@ -117,20 +126,22 @@ export class Transfer {
   /**
    * Begins.
    * @param header  what is to be fetched, or undefined to ask the server first
-   * @param stream  the rest of the answer that brought the header
+   * @param answer  the rest of the answer that brought the header
    */
   start(
     header: BundleHeader | undefined,
     from: { bundlePath: string; etag: string },
-    stream?: FrameStream,
+    answer?: DeltaAnswer,
   ): void {
+    let stream: FrameStream | undefined;
     if (header !== undefined) {
       this.#setPlan(header, from);
       // A base has lost since what it gave: only a bundle that leaves nothing out helps.
       if (!this.#covered()) {
         this.#plan = undefined;
         this.#withoutBases = true;
-      }
+        answer?.body.destroy();
+      } else if (answer !== undefined) stream = this.#streamOf(answer);
     }
     this.#running = this.#run(stream);
   }
@@ -250,7 +261,7 @@ export class Transfer {
     if (this.#plan !== plan) return;
     this.#parts.log.info('the server no longer has the bundle; asking for a new one');
     this.#plan = undefined;
-    this.#stream?.body.destroy();
+    this.#stream?.destroy();
     this.#changed();
   }
 
@@ -270,6 +281,7 @@ export class Transfer {
         stream = undefined;
         failures = 0;
       } catch (error) {
+        stream?.destroy();
         stream = undefined;
         if (this.#signal.aborted) return;
         if (error instanceof WrongFramesError) failures = error.times;
@@ -277,6 +289,8 @@ export class Transfer {
         await this.#backOff(error, failures);
       }
     }
+    // Stopped before it was read at all: its connection is for others.
+    stream?.destroy();
   }
 
   async #backOff(error: unknown, failures: number): Promise<void> {
@@ -314,18 +328,24 @@ export class Transfer {
       if (!plan.settled) await new Promise<void>((resolve) => (this.#wakeUp = resolve));
       return undefined;
     }
-    const end = plan.runEnd(frame, GAP_BYTES);
-    const last = plan.frames[end - 1]!;
-    const body = await this.#parts.client.range(
-      plan.bundlePath,
-      plan.etag,
-      plan.frames[frame]!.offset,
-      last.offset + last.bytes,
-      this.#signal,
-    );
-    if (body !== 'gone') return { body, frame, end };
-    this.#bundleGone(plan);
-    return undefined;
+    return this.#makeStream(plan);
+  }
+
+  #makeStream(plan: FramePlan, first?: FirstRun): FrameStream {
+    const lane = this.#parts.client.takeLane();
+    const { bundlePath, etag } = plan;
+    const ask = (from: number, to: number, signal: AbortSignal) =>
+      lane.range(bundlePath, etag, from, to, AbortSignal.any([signal, this.#signal]));
+    return new FrameStream(plan, ask, () => lane.release(), first);
+  }
+
+  /** Bytes that the stream brings in about the time that another request would take. */
+  #soonBytes(): number {
+    const { bytesPerMs } = this.#rate;
+    const { roundTripMs } = this.#parts.client;
+    if (bytesPerMs === undefined || roundTripMs === undefined) return SOON_BYTES.unmeasured;
+    const ms = SOON.roundTrips * roundTripMs + SOON.slackMs;
+    return Math.max(SOON_BYTES.least, bytesPerMs * ms);
   }
 
   /** Bytes that the line brings while a new connection gets up to speed: four round trips. */
@@ -336,47 +356,36 @@ export class Transfer {
 
   /** Reads a stream to its end, or until going on costs more than asking anew. */
   async #pump(stream: FrameStream): Promise<void> {
-    const plan = this.#plan;
-    if (plan === undefined) return stream.body.destroy();
+    const { plan } = stream;
     this.#stream = stream;
     this.progress.state = 'receiving';
     let wrong = 0;
     try {
       this.#rate.start();
-      while (stream.frame < stream.end) {
+      for (;;) {
         await this.#intake.room();
-        if (this.#plan !== plan || this.#leaveStream(plan, stream)) return stream.body.destroy();
-        const { bytes } = plan.frames[stream.frame]!;
-        if (plan.isMissing(stream.frame)) {
-          const data = await stream.body.take(bytes);
-          if (this.#intake.take(plan, stream.frame, data)) this.#moved++;
-          else wrong = Math.max(wrong, this.#intake.timesWrong(plan, stream.frame));
-        } else await stream.body.skip(bytes);
+        if (this.#plan !== plan || stream.uselessBytes > this.#leaveBytes()) return;
+        const came = await stream.next(this.#soonBytes());
+        if (came === 'gone') return this.#bundleGone(plan);
+        if (came === undefined) break;
+        const { frame, bytes, data } = came;
+        if (data !== undefined) {
+          if (this.#intake.take(plan, frame, data)) this.#moved++;
+          else wrong = Math.max(wrong, this.#intake.timesWrong(plan, frame));
+        }
         this.#received(bytes);
         this.#rate.add(bytes);
-        stream.frame++;
         // The bytes may have lain ready: let timers, answers and callbacks have their turn.
         await new Promise((resolve) => setImmediate(resolve));
       }
-      await stream.body.end();
-    } catch (error) {
-      stream.body.destroy();
-      throw error;
     } finally {
+      // Where it has ended by itself, nothing is under way that this could break off.
+      stream.destroy();
       this.#stream = undefined;
     }
     if (wrong > 0) throw new WrongFramesError(wrong);
     delete this.progress.error;
     delete this.progress.errorKind;
-  }
-
-  /** True where so much of what follows is here already that a new request is cheaper. */
-  #leaveStream(plan: FramePlan, stream: FrameStream): boolean {
-    if (plan.isMissing(stream.frame)) return false;
-    const next = plan.nextMissing(stream.frame);
-    const to = next < 0 || next >= stream.end ? stream.end : next;
-    const last = plan.frames[to - 1]!;
-    return last.offset + last.bytes - plan.frames[stream.frame]!.offset > this.#leaveBytes();
   }
 
   /** Asks for a bundle of the same image anew; only its missing frames will be fetched. */
@@ -407,7 +416,7 @@ export class Transfer {
         answer.body.destroy();
         throw error;
       }
-      if (this.#covered()) return this.#streamOf(answer.body);
+      if (this.#covered()) return this.#streamOf(answer);
       answer.body.destroy();
       this.#plan = undefined;
       if (this.#withoutBases) {
@@ -425,15 +434,24 @@ export class Transfer {
     return arrivals.incomplete().every((content) => plan.brings(template.toc.firstPart(content)));
   }
 
-  /** The rest of a bundle as a stream, where its first missing frame is near enough. */
-  #streamOf(body: BodyReader): FrameStream | undefined {
+  /** The rest of an answer as a stream, where its first missing frame is near enough. */
+  #streamOf({ body, pieces }: DeltaAnswer): FrameStream | undefined {
     const plan = this.#plan!;
+    const { frames } = plan;
     const first = plan.nextMissing(0);
-    const near =
-      first >= 0 && plan.frames[first]!.offset - plan.frames[0]!.offset <= this.#leaveBytes();
-    if (near) return { body, frame: 0, end: plan.frames.length };
-    body.destroy();
-    return undefined;
+    const useless = first < 0 ? plan.bytesDone : frames[first]!.offset - frames[0]!.offset;
+    if (useless > this.#leaveBytes()) {
+      body.destroy();
+      return undefined;
+    }
+    const last = frames.find(
+      ({ offset, bytes }) => offset + bytes >= (pieces?.leastEnd ?? Infinity),
+    );
+    if (last !== undefined) pieces?.stopAt(last.offset + last.bytes);
+    return this.#makeStream(plan, {
+      body,
+      end: last === undefined ? frames.length : last.index + 1,
+    });
   }
 
   /** Everything has been received: makes it last, and says so. */

@@ -174,8 +174,9 @@ test('with the server back a waiting read succeeds, and the transfer resumes', a
   ); // retries are spaced out
   const again = proxy.bytesDown - before;
   const missing = stopped.bytes - stopped.bytesDone;
-  // Frames that the reader asks for, and those fetched ahead for it, may be under way in the stream as well.
+  // What is fetched out of order is not in the stream, but for one case: a stream that has brought nothing
+  // for a while (a starved process, here) is not waited for. Two frames of 1 MiB, and the heads of answers.
   t.log(`${again} bytes came for ${missing} that were missing`);
-  t.true(again <= missing + 6_300_000, `${again} bytes came for ${missing} that were missing`);
+  t.true(again <= missing + 2_200_000, `${again} bytes came for ${missing} that were missing`);
   t.true(again < stopped.bytes - 2_000_000, 'it did not begin anew');
 });
