@@ -47,6 +47,8 @@ export class FileNode {
    * without the session hearing of it.
    */
   mayBeMapped = false;
+  /** How often an open for writing has waited for readers of the template that may be gone. */
+  releaseTries = 0;
   /** How often the tree has opened it for reading. */
   opensForReading = 0;
   /** When its number of names in the template became smaller, ms since 1970; 0: never. */

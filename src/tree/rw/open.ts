@@ -4,6 +4,7 @@
 // handles on the image's content are open, a file in upper/ with the same content is read from the
 // image, and a first open for writing gives the file a new node id: the old one answers ESTALE, the
 // kernel looks the name up again, and the old handles keep what they had.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
 import {
   fail,
@@ -20,7 +21,7 @@ import { hasPrivileges, killPrivileges, stripsOnWrite, type Where, whereIs } fro
 import { type Core, OWN_INO } from './core.ts';
 import { flagsForUpper, hasDefaultAcl, make } from './make.ts';
 import { type Directory, FileNode } from './node.ts';
-import type { Caller, Opened } from './operations.ts';
+import { type Caller, type Opened, Wait } from './operations.ts';
 import { ensureUpper, promoteFile } from './promote.ts';
 
 type OpenedUpper = Opened & { kind: 'upper' };
@@ -30,16 +31,37 @@ function writes(flags: number): boolean {
   return (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
 }
 
+/** How often, and how long each time, a release that is under way is waited for; ms. */
+const RELEASE_TRIES = 3;
+const RELEASE_MS = 1;
+
+/**
+ * True where handles on the image's content are open. The kernel tells of a close when it is long
+ * over, so one that is counted may be gone: a few times this waits a moment, since ESTALE would reach
+ * programs that open by descriptor.
+ * @throws Wait
+ */
+export function hasReaders(core: Core, file: FileNode): boolean {
+  if (file.backing === 'upper') return false;
+  if (core.host.openHandles(file.id) === 0) {
+    file.releaseTries = 0;
+    return false;
+  }
+  if (file.releaseTries === RELEASE_TRIES) return true;
+  file.releaseTries++;
+  throw new Wait({ done: sleep(RELEASE_MS) });
+}
+
 /**
  * Sees to it that what is opened, or changed in length, next is the file in upper/.
+ * @throws Wait
  * @throws Errno ESTALE: look the name up again. That does not wait until the kernel has let the names go:
  *   for them it needs the lock of their directory, which a rename of this very file may hold while it
  *   waits for the lock that this truncation holds. After ESTALE every name is asked for anew in any case.
  */
 export function takeUpper(core: Core, file: FileNode, id: number): void {
   if (file.id !== id) throw fail('ESTALE', `node ${id} goes by ${file.id} now`);
-  if (file.backing === 'upper') return;
-  if (core.host.openHandles(id) === 0) {
+  if (!hasReaders(core, file)) {
     file.backing = 'upper';
     return;
   }
@@ -59,7 +81,8 @@ export function openFile(core: Core, id: number, flags: number, killSuidgid: boo
   if (!writes(flags) && readsTemplate(core, file)) return TEMPLATE;
   if (file.state === 'template' || file.state === 'removed-template') {
     core.thawFile(file);
-    promoteFile(core, file, (flags & O_TRUNC) !== 0);
+    // Empty only where nothing can come between: ESTALE leaves the file as it was.
+    promoteFile(core, file, (flags & O_TRUNC) !== 0 && !hasReaders(core, file));
   }
   takeUpper(core, file, id);
   return openUpper(core, file, flags, killSuidgid);

@@ -298,21 +298,6 @@ test('a removed file lives until the kernel forgets it', async (t) => {
   await fails(t, 'ESTALE', () => s.tree.getattr(node));
 });
 
-test('a removed file of the image keeps its content for who has it open with O_PATH', async (t) => {
-  const s = image(t);
-  const [changed, whole] = [s.node('etc/passwd'), s.node('etc/a')];
-  await s.write('etc/passwd', 'ROOT');
-  s.unlink('etc/passwd');
-  for (const path of ['etc/a', 'lib/b']) s.unlink(path);
-  for (const node of [changed, whole]) await s.go((tree) => tree.setattr(node, { mode: 0o600 }));
-  t.is(s.readNode(changed).toString(), 'ROOT:x:0:0');
-  t.is(s.readNode(whole).toString(), 'linked content');
-  t.like(statOf(s.tree.getattr(changed)), { nlink: 0, mode: 0o100600, size: 10 });
-  for (const node of [changed, whole]) s.tree.forget(node, 1);
-  t.like(statOf(s.tree.getattr(changed)), { nlink: 0, mode: 0o100600, size: 10 });
-  await fails(t, 'ESTALE', () => s.readNode(changed));
-});
-
 test('a removed file of the image can still be read and changed by who has it open', async (t) => {
   const s = image(t);
   const node = s.node('etc/passwd');

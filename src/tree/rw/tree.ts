@@ -15,7 +15,7 @@ import { type Child, Core } from './core.ts';
 import { list } from './list.ts';
 import { link, make, type Wanted } from './make.ts';
 import { Directory, FileNode, isOwn, type Node } from './node.ts';
-import { createFile, createUnnamed, openFile, takeUpper } from './open.ts';
+import { createFile, createUnnamed, hasReaders, openFile, takeUpper } from './open.ts';
 import {
   type Caller,
   type Changes,
@@ -192,7 +192,7 @@ export class WritableTree implements TreeOperations {
     const core = this.#core;
     if (file.last !== undefined) return;
     if (changes.size !== undefined && file.id !== id) takeUpper(core, file, id);
-    promoteFile(core, file, changes.size === 0);
+    promoteFile(core, file, changes.size === 0 && !hasReaders(core, file));
     if (changes.size !== undefined) takeUpper(core, file, id);
   }
 
