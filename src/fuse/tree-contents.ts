@@ -2,7 +2,8 @@
 // the store's own files, since nothing of the main thread's heap is shared. What does not live here:
 // which contents have arrived (native knows, and the requests' waits tell).
 //
-// Everything here is synchronous: it runs on the tree's thread, inside a request.
+// Everything here is synchronous, file system calls too: it runs on the tree's worker thread only
+// (tree-service.ts), inside a request, and never on the daemon's main thread.
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { Toc } from '../delta/toc.ts';

@@ -111,6 +111,20 @@ export interface SessionStats {
   firstReadAt: number;
 }
 
+/** Of a session that has just begun, and of one that is not heard of. */
+export const NO_STATS: Readonly<SessionStats> = Object.freeze({
+  lookups: 0,
+  opens: 0,
+  passthroughOpens: 0,
+  reads: 0,
+  bytesRead: 0,
+  waits: 0,
+  waitedMs: 0,
+  interrupted: 0,
+  timeouts: 0,
+  firstReadAt: 0,
+});
+
 /** Kinds of a trace's records. */
 export const TRACE_KIND = {
   /** First open of a file; its reads are not seen. */

@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
-import { native, type SessionFeatures, type SessionStats } from '../native/index.ts';
+import { NO_STATS, native, type SessionFeatures, type SessionStats } from '../native/index.ts';
 import { MNT_DETACH } from '../store/mounts.ts';
 import type { Accesses, Session, SessionFactory, SessionRequest } from '../tree/session.ts';
 import type { ContentMarks, Template } from '../tree/template.ts';
@@ -31,19 +31,6 @@ const START_MS = 20_000;
 const HELLO_MS = 10_000;
 /** Its log begins anew beyond this. */
 const LOG_MAX_BYTES = 1 << 20;
-
-const NO_STATS: SessionStats = {
-  lookups: 0,
-  opens: 0,
-  passthroughOpens: 0,
-  reads: 0,
-  bytesRead: 0,
-  waits: 0,
-  waitedMs: 0,
-  interrupted: 0,
-  timeouts: 0,
-  firstReadAt: 0,
-};
 
 type Asked = Extract<KeeperRequest, { seq: number }>;
 /** A request without its number. */

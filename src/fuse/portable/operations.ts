@@ -9,7 +9,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { PART_BYTES } from '../../delta/toc-layout.ts';
 import { bytesOf, fromText } from '../../image/tree.ts';
-import { CONTENT_STATE, type SessionStats } from '../../native/index.ts';
+import { CONTENT_STATE, NO_STATS, type SessionStats } from '../../native/index.ts';
 import { ContentError, type Needed } from '../../tree/content-states.ts';
 import { TemplateEntry } from '../../tree/entry.ts';
 import type { SessionRequest } from '../../tree/session.ts';
@@ -78,18 +78,7 @@ export class Operations {
   #nextHandle = 1;
   /** Names that cannot be told to the library. */
   #hidden = 0;
-  readonly #stats: SessionStats = {
-    lookups: 0,
-    opens: 0,
-    passthroughOpens: 0,
-    reads: 0,
-    bytesRead: 0,
-    waits: 0,
-    waitedMs: 0,
-    interrupted: 0,
-    timeouts: 0,
-    firstReadAt: 0,
-  };
+  readonly #stats: SessionStats = { ...NO_STATS };
 
   constructor(template: Template, waits: Waits) {
     this.#template = template;
