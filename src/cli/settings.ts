@@ -95,7 +95,7 @@ export const SETTINGS = {
   'keep-warm': {
     type: 'duration',
     placeholder: 'TIME',
-    text: 'keep the connection to the delta server open so long after a pull; 0 = not at all',
+    text: 'keep the connections to the delta server open so long after a pull; 0 = not at all',
     default: '10m',
   },
   metrics: {

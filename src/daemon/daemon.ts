@@ -41,6 +41,8 @@ export interface DaemonOptions {
   connections: number;
   /** Delta server to which these connections are made at once and kept; undefined: with the first bundle. */
   keepServer?: string | undefined;
+  /** How long they are kept open after the last bundle, ms; 0: not at all. */
+  keepWarmMs: number;
   /** HOST:PORT at which metrics are read; undefined: nowhere. */
   metrics?: string | undefined;
 }
@@ -56,8 +58,6 @@ export interface SnapshotterOptions {
   hostsDirs?: readonly string[] | undefined;
   /** How long the delta server may take to say that it has an image, ms. */
   prepareTimeoutMs: number;
-  /** How long the connection to it is kept open after a pull, ms. */
-  keepWarmMs: number;
   waitTimeoutMs: number;
   threads: number;
   passthrough: boolean;
@@ -142,7 +142,9 @@ export class Daemon {
       const onAbort = () => void daemon.end();
       options.signal.addEventListener('abort', onAbort, { once: true });
       if (options.signal.aborted) onAbort();
-      if (options.keepServer !== undefined) deltaClientOf(store, options.keepServer).keepOpen();
+      if (options.keepServer !== undefined) {
+        deltaClientOf(store, options.keepServer).keepOpen(options.keepWarmMs);
+      }
       log.info({ root: options.root, version: options.version }, 'ready');
       return daemon;
     } catch (error) {
@@ -159,6 +161,7 @@ export class Daemon {
       const log = makeLogger('snapshots');
       this.#snapshots = await SnapshotService.start({
         ...snapshotter,
+        keepWarmMs: this.#options.keepWarmMs,
         store: this.#store,
         open: (ref, signal) => this.#openImage(snapshotter, ref, signal),
         release: (receiver) => this.#transfers.release(receiver),

@@ -7,6 +7,7 @@ import { API, type ChainImage, type ErrorBody, IMAGE_DIGEST_HEADER } from '../de
 import { FirstlightError, isErrorKind } from '../errors/errors.ts';
 import { isDigest } from '../store/layout.ts';
 import { BodyReader } from './body-reader.ts';
+import { KeptLines, LINE_TIMES, type Line, type LineTimes } from './kept-lines.ts';
 import { PIPELINED, type PieceHead, StripedBody } from './striped.ts';
 
 /** Bounds in ms; each is a wait for the next thing to happen, not for the whole. */
@@ -18,6 +19,8 @@ export interface Timeouts {
   headMs: number;
   /** Between two pieces of a body. */
   idleMs: number;
+  /** How connections are kept between requests. */
+  lines?: LineTimes;
 }
 
 export const DEFAULT_TIMEOUTS: Timeouts = {
@@ -70,8 +73,6 @@ export interface StreamLane {
   release(): void;
 }
 
-/** A connection that has carried nothing for this long carries a small exchange, so that it stays open. */
-const KEEP_MS = 25_000;
 const IDLE_CLOSE_MS = { keepAliveTimeout: 60_000, keepAliveMaxTimeout: 600_000 };
 
 /** Most of an error answer that is read. */
@@ -91,7 +92,7 @@ export class DeltaClient {
   readonly #moreLanes: Lane[] = [];
   readonly #makeLane: () => Lane;
   readonly #timeouts: Timeouts;
-  #keeper: NodeJS.Timeout | undefined;
+  readonly #kept: KeptLines;
   /** Shortest time from a request to its answer's head so far, in ms: close to one round trip. */
   roundTripMs: number | undefined;
 
@@ -126,48 +127,61 @@ export class DeltaClient {
       bodyTimeout: timeouts.idleMs,
       headersTimeout: timeouts.headMs,
     };
-    this.#agent = new Agent({ ...options, pipelining: 1 });
+    // For what the lanes have no room for: one of its idle connections is closed rather than tried.
+    const { suspectMs } = timeouts.lines ?? LINE_TIMES;
+    const agentIdle = { keepAliveTimeout: suspectMs, keepAliveMaxTimeout: suspectMs };
+    this.#agent = new Agent({ ...options, ...agentIdle, pipelining: 1 });
     this.#makeLane = () => ({
       client: new Client(url.origin, { ...options, pipelining: PIPELINED }),
       usedAt: 0,
       taken: false,
     });
-    this.#lanes = Array.from({ length: connections > 1 ? connections : 0 }, this.#makeLane);
+    this.#lanes = Array.from({ length: Math.max(1, connections) }, this.#makeLane);
+    const lines = this.#lanes.map((lane) => this.#line(lane));
+    this.#kept = new KeptLines(lines, () => this.roundTripMs, timeouts.lines);
   }
 
   /**
-   * Opens the connections that bundles come over and keeps them open from then on: the next bundle
-   * begins a round trip earlier, and on connections that have grown fast before. Never throws;
-   * a server that is not there now may be later.
+   * Opens the connections that bundles come over and keeps them open: the next bundle begins a round trip
+   * earlier, and on connections that have grown fast before. Never throws; a server that is not there now may be later.
+   * @param budgetMs  how long after the last bundle, from now on; 0: not at all. Left out: as before.
    */
-  keepOpen(): void {
-    if (this.#keeper !== undefined || this.#lanes.length === 0) return;
-    this.#keeper = setInterval(() => this.#touchLanes(), KEEP_MS / 2);
-    this.#keeper.unref();
-    // Those that a bundle is just being asked for over are opened by that.
-    setImmediate(() => this.#touchLanes());
+  keepOpen(budgetMs?: number): void {
+    this.#kept.keep(budgetMs);
   }
 
-  #touchLanes(): void {
-    for (const lane of this.#lanes) {
-      if (performance.now() - lane.usedAt < KEEP_MS && lane.usedAt !== 0) continue;
-      const startedAt = performance.now();
-      lane.usedAt = startedAt;
-      const fresh = !lane.client.stats.connected;
-      lane.client
-        .request({ path: this.#prefix + API.health, method: 'GET' })
-        .then(async (answer) => {
-          await answer.body.dump();
-          if (!fresh) this.#tripped(performance.now() - startedAt);
-        })
-        // Whoever asks for a bundle hears of it.
-        .catch(() => undefined);
-    }
+  /** A lane as it is kept. */
+  #line(lane: Lane): Line {
+    const { client } = lane;
+    return {
+      stats: () => client.stats,
+      get usedAt() {
+        return lane.usedAt;
+      },
+      set usedAt(at: number) {
+        lane.usedAt = at;
+      },
+      say: async (boundMs) => {
+        const startedAt = performance.now();
+        const fresh = !client.stats.connected;
+        const answer = await client.request({
+          path: this.#prefix + API.health,
+          method: 'GET',
+          headersTimeout: boundMs,
+          bodyTimeout: boundMs,
+          // What stands behind it does not wait for its answer.
+          blocking: false,
+        });
+        await answer.body.dump();
+        if (!fresh) this.#tripped(performance.now() - startedAt);
+      },
+    };
   }
 
   /** Asks for a bundle. @throws FirstlightError of the kind that the server or the network gave */
   async delta(request: DeltaRequest, signal?: AbortSignal): Promise<DeltaAnswer> {
-    if (this.#lanes.length > 0) return this.#stripedDelta(request, signal);
+    this.#kept.keep();
+    if (this.#lanes.length > 1) return this.#stripedDelta(request, signal);
     const { deltaMs } = this.#timeouts;
     const answer = await this.#request('GET', deltaPath(request), {}, deltaMs, signal);
     await this.#expect(answer, [200]);
@@ -191,7 +205,7 @@ export class DeltaClient {
 
   /** The same over all connections that are kept for it. */
   async #stripedDelta(request: DeltaRequest, signal?: AbortSignal): Promise<DeltaAnswer> {
-    this.keepOpen();
+    this.#kept.tryIdle();
     let known: Omit<DeltaAnswer, 'body'> | undefined;
     // Behind a stream of another image the header would wait for megabytes of that.
     const free = this.#lanes.filter(({ taken }) => !taken);
@@ -384,9 +398,12 @@ export class DeltaClient {
 
   /** One that is open and has nothing to do, where there is one: it saves a round trip, and often more. */
   #freeConnection(): Dispatcher {
+    // Of several, those that are not open are opened by the next bundle.
+    const isOpen = ({ client }: Lane) => client.stats.connected || this.#lanes.length === 1;
     const free = this.#lanes.find(
-      ({ taken, client: { stats } }) => !taken && stats.connected && stats.size === 0,
+      (lane) => !lane.taken && lane.client.stats.size === 0 && isOpen(lane),
     );
+    this.#kept.tryIdle();
     if (free === undefined) return this.#agent;
     free.usedAt = performance.now();
     return free.client;
@@ -406,7 +423,7 @@ export class DeltaClient {
 
   /** Closes every connection, those at work too. */
   async close(): Promise<void> {
-    clearInterval(this.#keeper);
+    this.#kept.stop();
     await Promise.all([
       this.#agent.destroy(),
       ...[...this.#lanes, ...this.#moreLanes].map(({ client }) => client.destroy()),

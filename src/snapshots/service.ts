@@ -15,7 +15,6 @@ import { RpcServer } from './rpc.ts';
 import { Snapshotter } from './snapshotter.ts';
 import { type TreeStatus, Trees } from './trees.ts';
 import { KIND } from './types.ts';
-import { WarmConnection } from './warm.ts';
 
 export interface SnapshotServiceOptions {
   store: LayerStore;
@@ -29,7 +28,7 @@ export interface SnapshotServiceOptions {
   hostsDirs?: readonly string[] | undefined;
   /** How long the delta server may take to say that it has an image, ms. */
   prepareTimeoutMs: number;
-  /** How long the connection to the delta server is kept open after a pull, ms; 0: not at all. */
+  /** How long the connections to the delta server are kept open after a pull, ms; 0: not at all. */
   keepWarmMs: number;
   waitTimeoutMs: number;
   threads: number;
@@ -62,7 +61,6 @@ export class SnapshotService {
   readonly #trees: Trees;
   readonly #keeper: Keeper;
   readonly #rpc: RpcServer;
-  readonly #warm: WarmConnection | undefined;
   readonly #metrics: SnapshotMetrics;
 
   private constructor(
@@ -70,7 +68,6 @@ export class SnapshotService {
     trees: Trees,
     keeper: Keeper,
     rpc: RpcServer,
-    warm: WarmConnection | undefined,
     metrics: SnapshotMetrics,
   ) {
     this.#metrics = metrics;
@@ -78,7 +75,6 @@ export class SnapshotService {
     this.#trees = trees;
     this.#keeper = keeper;
     this.#rpc = rpc;
-    this.#warm = warm;
   }
 
   /**
@@ -91,8 +87,8 @@ export class SnapshotService {
     const records = await Records.open(directories.records, directories.snapshots);
     try {
       const client = server === undefined ? undefined : deltaClientOf(store, server);
-      const warm =
-        client === undefined ? undefined : new WarmConnection(client, options.keepWarmMs, log);
+      // The first pull finds connections, too.
+      client?.keepOpen(options.keepWarmMs);
       const keeper = new Keeper({
         socket: keeperSocket(directories.base),
         logFile: join(directories.base, 'keeper.log'),
@@ -112,7 +108,7 @@ export class SnapshotService {
         log,
       });
       const open = (digest: string, signal: AbortSignal) => {
-        warm?.used();
+        client?.keepOpen();
         return options.open(digest, signal);
       };
       const keep = (receiver: Receiver) => {
@@ -136,7 +132,7 @@ export class SnapshotService {
       await adopt(keeper, trees);
       const rpc = await RpcServer.listen({ socket: options.socket, snapshotter, metrics, log });
       goOn(options, await snapshotter.unfinished());
-      const service = new SnapshotService(records, trees, keeper, rpc, warm, metrics);
+      const service = new SnapshotService(records, trees, keeper, rpc, metrics);
       metrics.count = () => service.counts();
       return service;
     } catch (error) {
@@ -186,7 +182,6 @@ export class SnapshotService {
   /** No new calls. */
   async stopListening(): Promise<void> {
     this.#metrics.count = undefined;
-    this.#warm?.stop();
     await this.#rpc.close();
   }
 

@@ -63,6 +63,17 @@ export class FaultProxy {
     for (const [, upstream] of this.#pairs) upstream.resume();
   }
 
+  /** The connections there are carry nothing any more, for ever, and nobody is told; new ones work. */
+  blackhole(): void {
+    for (const [client, upstream] of this.#pairs) {
+      client.unpipe(upstream);
+      client.removeAllListeners('data');
+      client.resume();
+      upstream.removeAllListeners('data');
+      upstream.resume();
+    }
+  }
+
   /** At most this many bytes a second go down, for each connection; 0 = no limit. */
   limit(bytesPerSecond: number): void {
     this.#bytesPerSecond = bytesPerSecond;

@@ -46,7 +46,6 @@ function snapshotterOptions({ settings }: Context): SnapshotterOptions | undefin
     platform: settings.text('platform'),
     hostsDirs: splitHostsDirs(settings.text('hosts-dir')),
     prepareTimeoutMs: settings.ms('prepare-timeout'),
-    keepWarmMs: settings.ms('keep-warm'),
     waitTimeoutMs: settings.ms('wait-timeout'),
     threads: settings.count('threads'),
     passthrough: settings.flag('passthrough'),
@@ -100,6 +99,7 @@ export async function run(
       idleMs: background ? context.settings.ms('idle') : Number.POSITIVE_INFINITY,
       signal: context.signal,
       connections: Math.max(1, context.settings.count('connections')),
+      keepWarmMs: context.settings.ms('keep-warm'),
       keepServer:
         !background && context.settings.isSet('server')
           ? context.settings.text('server')
