@@ -219,9 +219,10 @@ test('what a truncation takes away is told to the kernel before the open is answ
   const s = image(t);
   const node = s.node('etc/passwd');
   await s.go((tree) => tree.setattr(node, { mode: 0o4755 }));
+  const before = s.host.attributesDropped.length;
   const opened = await s.go((tree) => tree.open(node, O_WRONLY | O_TRUNC, true));
   if (opened.kind === 'upper') closeSync(opened.fd);
-  t.deepEqual(s.host.attributesDropped, [node]);
+  t.deepEqual(s.host.attributesDropped.slice(before), [node]);
   t.is(s.stat('etc/passwd').mode, 0o100755);
 });
 

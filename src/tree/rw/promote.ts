@@ -37,8 +37,6 @@ function keepTimes(core: Core, directories: Iterable<Directory>, change: () => v
     change();
   } finally {
     for (const [directory, a] of before) {
-      // The time of its last change cannot be put back, so what the kernel keeps of it is old.
-      core.host.invalidate(directory.id, '');
       try {
         io.utimes(
           core.fd(directory),
@@ -52,6 +50,8 @@ function keepTimes(core: Core, directories: Iterable<Directory>, change: () => v
         // The names are in: a time that is too new is the smaller evil.
         core.log.warn({ error: String(error) }, 'a directory lost its modification time');
       }
+      // The time of its last change cannot be put back, so what the kernel keeps of it is old.
+      core.host.invalidateAttributes(directory.id);
     }
   }
 }
@@ -109,7 +109,7 @@ function promoteDirectory(core: Core, directory: Directory): void {
     discard(core, made, true);
     throw error;
   }
-  core.host.invalidate(directory.id, '');
+  core.host.invalidateAttributes(directory.id);
   directory.upper = true;
   parent.names.put(parent, name, row, directory);
 }
@@ -158,7 +158,9 @@ export function promoteFile(core: Core, file: FileNode, empty = false): void {
     discard(core, name);
     throw error;
   }
-  // Its change time and blocks are others now. Also stops answers under way that were the template's.
+  // Its change time and blocks are others now, for whoever asks after this request. Also stops answers
+  // under way that were the template's. Pages that a mapping of the template left go when they can.
+  core.host.invalidateAttributes(file.id);
   core.host.invalidate(file.id, '');
 }
 

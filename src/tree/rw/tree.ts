@@ -182,7 +182,7 @@ export class WritableTree implements TreeOperations {
       }
       applyChanges(core, node, where, changes);
       // By an old handle: what the kernel knows of the node that the name leads to is old now.
-      if (node.id !== id) core.host.invalidate(node.id, '');
+      if (node.id !== id) core.host.invalidateAttributes(node.id);
       return this.#entry(node, id);
     });
   }
