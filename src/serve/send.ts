@@ -1,5 +1,8 @@
 // Sends a bundle: conditional requests, ranges, the rate limit, and what a stalled or vanished client
 // costs (nothing). What does not live here: which bundle, and the headers that say what it makes.
+import { once } from 'node:events';
+import type { ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { OpenBundle } from './bundle-cache.ts';
@@ -18,14 +21,42 @@ export interface Sender {
   stallMs: number;
 }
 
+/** Per connection: aborted when it is closed. One listener, however many requests come over it. */
+const CLOSED = new WeakMap<Socket, AbortController>();
+
+function closedSignal(socket: Socket): AbortSignal {
+  let closed = CLOSED.get(socket);
+  if (closed === undefined) {
+    const made = new AbortController();
+    closed = made;
+    CLOSED.set(socket, made);
+    const abort = () => made.abort(new Error('the client has gone'));
+    if (socket.destroyed) abort();
+    else socket.once('close', abort);
+  }
+  return closed.signal;
+}
+
+/**
+ * Resolves when the answers before this one on its connection have been written. Those that are asked for ahead
+ * (HTTP pipelining) are all begun at once, and would spend the rate on what cannot be sent yet,
+ * while the first answer of another connection waits.
+ * @throws the signal's abort error
+ */
+async function turnOf(response: ServerResponse, signal: AbortSignal): Promise<void> {
+  if (response.socket === null) await once(response, 'socket', { signal });
+}
+
 async function* chunks(
   bundle: OpenBundle,
   start: number,
   end: number,
   sender: Sender,
+  response: ServerResponse,
   signal: AbortSignal,
 ): AsyncGenerator<Buffer> {
   const { limiter, metrics } = sender;
+  if (limiter !== undefined) await turnOf(response, signal);
   for (let at = start; at < end; ) {
     const block = await bundle.reader.read(at, Math.min(READ_BYTES, end - at));
     at += block.length;
@@ -73,14 +104,17 @@ export async function sendBundle(
   if (selected.status === 206) {
     reply.header('content-range', `bytes ${start}-${end - 1}/${bytes}`);
   }
-  const gone = new AbortController();
-  reply.raw.once('close', () => gone.abort(new Error('the client has gone')));
   // Without a listener Node cuts the connection; the next request on it sets its own bound.
   reply.raw.setTimeout(sender.stallMs);
-  const stream = Readable.from(chunks(bundle, start, end, sender, gone.signal), {
+  const gone = closedSignal(request.raw.socket);
+  const stream = Readable.from(chunks(bundle, start, end, sender, reply.raw, gone), {
     objectMode: false,
     highWaterMark: sender.limiter === undefined ? READ_BYTES : CHUNK_BYTES,
   });
+  // An answer whose turn has not come hears of the end of its connection from nobody else.
+  const giveUp = () => stream.destroy();
+  gone.addEventListener('abort', giveUp, { once: true });
+  stream.once('close', () => gone.removeEventListener('abort', giveUp));
   sender.metrics.transfers.inc();
   // Not in the generator: one whose stream dies before the first read is never entered.
   stream.once('close', () => {
