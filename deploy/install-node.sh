@@ -123,7 +123,6 @@ install_node() {
   new=$id
   before=$(pointed current)
   if [ "$before" != "$new" ]; then
-    [ -z "$before" ] || point previous "$before"
     point current "$new"
     changed=yes
   fi
@@ -143,16 +142,25 @@ install_node() {
     on_host systemctl restart "$unit" || true
     fail "$new does not start (journalctl -u $unit says why); current is $before again"
   fi
+  # Only now: a version that did not start is no reason to forget the one before.
+  [ -z "$before" ] || [ "$before" = "$new" ] || point previous "$before"
   prune
   say "$new is installed and runs"
 }
 
+# How many images are mounted for containers.
+count_mounts() { grep -c ' - fuse\.firstlight ' "$proc/1/mountinfo" || true; }
+
 uninstall_node() {
-  mounted=$(grep -c ' - fuse\.firstlight ' "$proc/1/mountinfo" || true)
-  [ "$mounted" -eq 0 ] ||
-    fail "$mounted images are mounted for containers: drain the machine, remove them, and try again"
+  # The daemon takes away what no container stands on when it ends; what is left then is in use.
+  [ ! -e "$unit_file" ] || on_host systemctl stop "$unit"
+  mounted=$(count_mounts)
+  if [ "$mounted" -ne 0 ]; then
+    [ ! -e "$unit_file" ] || on_host systemctl start "$unit"
+    fail "containers stand on $mounted mounted images: drain the machine, and try again"
+  fi
   if [ -e "$unit_file" ]; then
-    on_host systemctl disable --quiet --now "$unit"
+    on_host systemctl disable --quiet "$unit"
     rm "$unit_file"
     on_host systemctl daemon-reload
   fi

@@ -232,13 +232,18 @@ test('removal waits until no container stands on a mount; configuration and stor
   const options = { args: ['uninstall'], env: { HOST_PROC: proc } };
   const refused = await install('', options);
   t.is(refused.code, 1);
-  t.regex(refused.said, /1 images are mounted for containers: drain/);
-  t.deepEqual(await asked(), []);
+  t.regex(refused.said, /containers stand on 1 mounted images: drain/);
+  t.deepEqual(await asked(), [
+    'systemctl stop firstlight.service',
+    'systemctl start firstlight.service',
+  ]);
+  await access(join(host, 'opt/firstlight/current/bin/firstlight'));
   await writeFile(join(proc, '1/mountinfo'), line);
   const removed = await install('', options);
   t.is(removed.code, 0, removed.said);
   t.deepEqual(await asked(), [
-    'systemctl disable --quiet --now firstlight.service',
+    'systemctl stop firstlight.service',
+    'systemctl disable --quiet firstlight.service',
     'systemctl daemon-reload',
   ]);
   const left = (await readdir(host, { recursive: true })).filter((name) => !/^etc/.test(name));
