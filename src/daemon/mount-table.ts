@@ -128,7 +128,8 @@ export class MountTable {
     try {
       receiver = await this.#open(request, signal);
       signal.throwIfAborted();
-      const left = await this.changes.find(request, receiver.digest);
+      const hold = (id: string) => this.#making.add(id);
+      const left = await this.changes.find(request, receiver.digest, hold);
       const id = left ?? fresh;
       this.#making.add(id);
       note.id = id;

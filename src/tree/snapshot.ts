@@ -104,6 +104,8 @@ export async function dropSnapshot(
   kept = false,
 ): Promise<boolean> {
   if (!kept && (await readRecord(dirs))?.state === 'kept') return false;
+  // First: what a crash leaves of the rest must not be taken for changes that are whole.
+  await removeTree(join(dirs.root, 'snapshot.json'));
   await removeTree(dirs.root);
   return true;
 }
