@@ -11,12 +11,15 @@
 
 namespace firstlight {
 
+/** A file, or a directory of which attributes alone are answered. */
 struct AdoptedFile {
   std::shared_ptr<const UniqueFd> fd;
   /** Inode number that is shown. */
   uint64_t ino = 0;
   /** The descriptor can be written. */
   bool writable = false;
+  /** Of a directory: its link count, which counts what the image has in it too. 0: no directory. */
+  uint32_t links = 0;
 };
 
 class AdoptedFiles {

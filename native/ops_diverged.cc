@@ -38,8 +38,16 @@ bool answer(const Context& c, Send send) {
   Known known;
   bool fits = false;
   bool adopted = c.session.adopted().with(c.node(), [&](const AdoptedFile& file) {
+    uint64_t before = c.session.still();
     fits = know(file.fd->get(), file.ino, kForever, &known);
-    if (fits) send(known);
+    if (!fits) return;
+    if (file.links != 0) {
+      known.attr.nlink = file.links;
+      // The kernel hears of a name that comes or goes by its own request alone, and that may be
+      // answered before this is: then what was seen here must not be kept.
+      if (before == 0 || c.session.still() != before) known.valid_s = 0;
+    }
+    send(known);
   });
   if (adopted) return fits;
   uint64_t ino = 0;

@@ -109,6 +109,8 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   AdoptedFiles& adopted() { return adopted_; }
   Notifier& notifier() { return notifier_; }
   BlockingPool& pool() { return pool_; }
+  /** UpcallChannel::still. */
+  uint64_t still() { return channel_ == nullptr ? 1 : channel_->still(); }
   /** Sends a request to the tree: kAnswered, or -EIO where nobody is there. */
   int upcall(std::shared_ptr<Upcall> upcall);
 
@@ -130,8 +132,9 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   void look();
   /** The tree answers for the node from now on; on return nobody else is. The tree's thread. */
   void thaw(uint64_t node);
-  /** OPEN without O_TRUNC and GETATTR of the node are answered from this file. */
-  void adopt(uint64_t node, UniqueFd fd, uint64_t ino);
+  /** OPEN without O_TRUNC and attributes of the node are answered from this file; `links` 0, or
+   * those of a directory, of which there is no OPEN. */
+  void adopt(uint64_t node, UniqueFd fd, uint64_t ino, uint32_t links);
   void disown(uint64_t node);
   /** The wait of an upcall is over. Housekeeper. */
   void resume_upcall(const Parked& parked);

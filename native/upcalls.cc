@@ -85,6 +85,7 @@ std::vector<std::shared_ptr<Upcall>> UpcallChannel::take_all() {
 // Under the lock.
 void UpcallChannel::enqueue(std::shared_ptr<Upcall> upcall) {
   queue_.push_back(std::move(upcall));
+  turns_++;
   queued_.fetch_add(1, std::memory_order_relaxed);
   if (std::exchange(signalled_, true)) return;
   wake_();
@@ -240,6 +241,14 @@ void UpcallChannel::post(uint64_t done) {
   message->numbers[1] = static_cast<double>(done);
   std::lock_guard lock(mutex_);
   if (attached_) enqueue(std::move(message));
+}
+
+uint64_t UpcallChannel::still() {
+  std::lock_guard lock(mutex_);
+  for (const auto& [call, upcall] : calls_) {
+    if (upcall->stage == Upcall::Stage::kBusy) return 0;
+  }
+  return turns_ + 1;
 }
 
 std::shared_ptr<Session> UpcallChannel::session() {

@@ -93,6 +93,8 @@ class UpcallChannel {
   /** Sends the request again. */
   void again(uint64_t call);
   void wait_for_content(uint64_t call, uint32_t content);
+  /** The same number, above 0, as long as the tree changes nothing; 0 while it may be doing so. */
+  uint64_t still();
   /** Requests and messages so far. */
   uint64_t count() const { return count_.load(std::memory_order_relaxed); }
   /** Work of other threads that shall be seen by the tree's thread in order with the requests. */
@@ -139,6 +141,7 @@ class UpcallChannel {
   bool attached_ = false;
   bool signalled_ = false;
   uint64_t next_call_ = 1;
+  uint64_t turns_ = 0;  // times that something was given to the tree
   std::weak_ptr<Session> session_;
   std::vector<uint64_t> thawed_before_;
   std::unordered_map<uint64_t, std::shared_ptr<Upcall>> calls_;

@@ -283,8 +283,9 @@ napi_value adopt(napi_env env, napi_callback_info info) {
   uint64_t node = m.whole();
   UniqueFd fd(m.integer());
   uint64_t ino = m.whole();
+  auto links = static_cast<uint32_t>(m.whole());
   if (m.bad()) return nullptr;
-  if (auto session = m.session()) session->adopt(node, std::move(fd), ino);
+  if (auto session = m.session()) session->adopt(node, std::move(fd), ino, links);
   return m.nothing();
 }
 

@@ -130,7 +130,7 @@ int open_upper(Session& session, const UpperOpen& open) {
 int open_adopted(const Context& c) {
   Session& session = c.session;
   auto file = session.adopted().find(c.node());
-  if (file == nullptr) return kDiverted;
+  if (file == nullptr || file->links != 0) return kDiverted;
   uint32_t flags = c.request.as<fuse_open_in>().flags;
   if ((flags & O_ACCMODE) != O_RDONLY && !file->writable) return kDiverted;
   UpperOpen open;

@@ -126,7 +126,7 @@ class WildTree {
       case 3:
         node = kFirstOwnNode + random_() % kOwnFiles;
         if (random_() % 2 == 0) {
-          session->adopt(node, open_own(node), node);
+          session->adopt(node, open_own(node), node, random_() % 4 == 0 ? 2 : 0);
         } else {
           session->disown(node);
         }

@@ -223,12 +223,17 @@ export interface NativeUpcalls {
    * those of fstat(2), with this inode number. Opens to write only where the descriptor is O_RDWR. The
    * file, and its room on the disk, is held until `disown`.
    *
+   * Of a directory, attributes alone are answered, with the link count that is given here. What the kernel
+   * is told while the tree works on any request it does not keep. Before anything but upper/ itself
+   * changes what the directory shows, it is disowned.
+   *
    * While a node is open with a file that `replyOpen` or `replyCreate` gave, GETATTR and GETXATTR of it
    * are answered from that as well, and the kernel keeps nothing of it. The inode number is that of the
    * last `replyCreate` or `replyAttr`; where there was none, the tree is asked once. Attributes of
    * trusted.* are the tree's always.
+   * @param links  0 of anything but a directory
    */
-  adopt(node: number, fd: number, ino: number): void;
+  adopt(node: number, fd: number, ino: number, links: number): void;
   /** Every request on the node is an upcall again; when it returns, none is being answered by native. */
   disown(node: number): void;
 

@@ -129,7 +129,7 @@ export class ToyTree {
       case 'adopt': {
         const file = this.#files.get(args[0] as number)!;
         const fd = openSync(file.path, (args[1] as boolean) ? 'r+' : 'r');
-        return this.#native.adopt(file.node, fd, file.ino);
+        return this.#native.adopt(file.node, fd, file.ino, 0);
       }
       case 'disown':
         return this.#native.disown(args[0] as number);

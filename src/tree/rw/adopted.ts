@@ -1,21 +1,24 @@
-// Files whose opens for reading, and attributes, the session answers by itself from a descriptor: those
-// that are read again and again after they were written. What does not live here: opens for writing,
-// which come to the tree always.
+// What the session answers by itself from a descriptor: opens for reading, and attributes, of files that are
+// read again and again after they were written; attributes of directories that change again and again, for
+// which the kernel asks after each change. What does not live here: opens for writing, which come to the
+// tree always.
 
 import { O_RDONLY } from './abi.ts';
 import { isMapped, type Where } from './attr.ts';
 import type { Core } from './core.ts';
-import type { FileNode } from './node.ts';
+import { Directory, type FileNode, type Node } from './node.ts';
 
 /** Descriptors that the session holds for it. */
 const KEPT = 2048;
 /** Opens for reading that come to the tree before. */
 const OPENS_BEFORE = 2;
+/** Looks at the attributes of a directory that come to the tree before. */
+const LOOKS_BEFORE = 2;
 
 export class AdoptedFiles {
   readonly #core: Core;
   /** Longest adopted first. */
-  readonly #files = new Set<FileNode>();
+  readonly #nodes = new Set<Node>();
 
   constructor(core: Core) {
     this.#core = core;
@@ -26,27 +29,45 @@ export class AdoptedFiles {
    * for writing may be mapped, and then its attributes are not to be kept.
    */
   opened(file: FileNode, where: Where): void {
-    const { host, io, log } = this.#core;
-    if (++file.opensForReading <= OPENS_BEFORE || this.#files.has(file)) return;
+    const { host } = this.#core;
+    if (++file.opensForReading <= OPENS_BEFORE || this.#nodes.has(file)) return;
     if (file.state !== 'upper' || host.openHandles(file.id) > 0 || isMapped(this.#core, file))
       return;
-    try {
-      host.adopt(file.id, io.openFile(where.fd, where.name, O_RDONLY), file.ino);
-    } catch (error) {
-      // Only a saving: every open goes on to come to the tree.
-      log.debug({ error: String(error) }, 'a file could not be adopted');
-      return;
-    }
-    file.cached = true;
-    this.#files.add(file);
-    for (const oldest of this.#files) {
-      if (this.#files.size <= KEPT) return;
-      this.drop(oldest);
-    }
+    if (this.#adopt(file, where, 0)) file.cached = true;
   }
 
-  /** The tree answers for the file again. */
-  drop(file: FileNode): void {
-    if (this.#files.delete(file)) this.#core.host.disown(file.id);
+  /** Attributes of a directory are asked for. */
+  asked(directory: Directory): void {
+    if (!directory.upper || directory.removed || this.#nodes.has(directory)) return;
+    if (++directory.asked <= LOOKS_BEFORE) return;
+    const where = { fd: this.#core.fd(directory), name: '.' };
+    if (this.#adopt(directory, where, 2 + directory.subdirectories))
+      directory.disown = () => this.drop(directory);
+  }
+
+  #adopt(node: Node, { fd, name }: Where, links: number): boolean {
+    const { host, io, log } = this.#core;
+    try {
+      host.adopt(node.id, io.openFile(fd, name, O_RDONLY), node.ino, links);
+    } catch (error) {
+      // Only a saving: everything goes on to come to the tree.
+      log.debug({ error: String(error) }, 'a file could not be adopted');
+      return false;
+    }
+    this.#nodes.add(node);
+    for (const oldest of this.#nodes) {
+      if (this.#nodes.size <= KEPT) break;
+      this.drop(oldest);
+    }
+    return true;
+  }
+
+  /** The tree answers for the node again. */
+  drop(node: Node): void {
+    if (node instanceof Directory) {
+      node.disown = undefined;
+      node.asked = 0;
+    }
+    if (this.#nodes.delete(node)) this.#core.host.disown(node.id);
   }
 }

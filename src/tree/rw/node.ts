@@ -89,13 +89,16 @@ export class Directory {
   redirected = false;
   /** It has trusted.overlay.opaque. */
   opaque = false;
-  /** Subdirectories in the merged view. */
-  subdirectories = 0;
+  /** Ends the session's answering for it; set as long as that does (adopted.ts). */
+  disown: (() => void) | undefined;
+  /** How often the tree was asked for its attributes since the session answered for it last. */
+  asked = 0;
   /** Whether it has a default ACL; undefined: not asked yet. */
   defaultAcl: boolean | undefined;
   lookups = 0;
   /** Attributes of a removed one; nobody can enter it any more. */
   last: Float64Array | undefined;
+  #subdirectories = 0;
   #names: Names | undefined;
 
   constructor(id: number, ino: number, row: number, parent: Directory | undefined, name: string) {
@@ -109,6 +112,16 @@ export class Directory {
 
   get removed(): boolean {
     return this.last !== undefined;
+  }
+
+  /** Subdirectories in the merged view, which upper/ does not show. */
+  get subdirectories(): number {
+    return this.#subdirectories;
+  }
+
+  set subdirectories(count: number) {
+    this.disown?.();
+    this.#subdirectories = count;
   }
 
   get names(): Names {

@@ -81,8 +81,11 @@ export interface TreeHost {
   invalidate(node: number, name: string): void;
   /** The kernel forgets the attributes of a node, before the call returns. */
   invalidateAttributes(node: number): void;
-  /** The session may answer opens and attributes of the node from this descriptor, which it takes over. */
-  adopt(node: number, fd: number, ino: number): void;
+  /**
+   * The session may answer opens and attributes of the node from this descriptor, which it takes over;
+   * `links`: link count of a directory, else 0.
+   */
+  adopt(node: number, fd: number, ino: number, links: number): void;
   disown(node: number): void;
 }
 

@@ -32,6 +32,8 @@ function keepTimes(core: Core, directories: Iterable<Directory>, change: () => v
     const attributes = new Float64Array(ATTR_SLOTS);
     io.stat(core.fd(directory), '', attributes);
     before.set(directory, attributes);
+    // What it has meanwhile is for nobody to see.
+    core.adopted.drop(directory);
   }
   try {
     change();

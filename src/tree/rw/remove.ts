@@ -153,6 +153,7 @@ export function lastOf(core: Core, directory: Directory): Float64Array {
 /** The object of a directory that is gone. */
 export function directoryGone(core: Core, directory: Directory, last: Float64Array): void {
   directory.last = last;
+  core.adopted.drop(directory);
   core.upperDirectories.drop(directory);
   if (isOwn(directory.id) && directory.lookups === 0) core.directories.delete(directory.id);
 }

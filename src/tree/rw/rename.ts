@@ -184,6 +184,7 @@ function emptyForGood(core: Core, at: End, directory: Directory): void {
     throw error;
   }
   core.upperDirectories.drop(directory);
+  core.adopted.drop(directory);
   directory.unmerge();
   clear(core, made);
 }

@@ -159,7 +159,11 @@ export class WritableTree implements TreeOperations {
   }
 
   getattr(node: number): Entry {
-    return this.#run(() => this.#entry(this.#child(node), node));
+    return this.#run((core) => {
+      const child = this.#child(node);
+      if (child instanceof Directory) core.adopted.asked(child);
+      return this.#entry(child, node);
+    });
   }
 
   setattr(id: number, changes: Changes): Entry {
