@@ -72,6 +72,11 @@ const WORDS: Record<string, string> = {
   UND_ERR_CONNECT_TIMEOUT: 'it does not answer',
   UND_ERR_HEADERS_TIMEOUT: 'it does not answer',
   UND_ERR_BODY_TIMEOUT: 'it stopped sending',
+  // Node.js' own words advise a flag that changes nothing here.
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is signed by itself alone',
+  SELF_SIGNED_CERT_IN_CHAIN: 'nobody here trusts the authority of its certificate',
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'nobody here trusts the authority of its certificate',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'nobody here trusts the authority of its certificate',
 };
 
 /** A failure below HTTP: transient, unless it is one of trust. */

@@ -219,7 +219,7 @@ ca = "${ca}"
   await put(origin.host, 'hosts.toml', hosts(join(stage.dir, 'mirror.crt')));
   const failed = await stage.run(['image', 'add', source, '--name', 'app:2']);
   t.is(failed.code, 4);
-  t.regex(failed.stderr, /no trusted connection to .*certs\.d.*ca\.crt/);
+  t.regex(failed.stderr, /no trusted connection to .*nobody here trusts .*certs\.d.*ca\.crt/);
   t.notRegex(failed.stderr + server.process.stderr, secrets);
 });
 
