@@ -41,6 +41,7 @@ export class Stage {
       FIRSTLIGHT_ROOT: this.root,
       // A machine's own configuration must not decide what a test sees.
       XDG_CONFIG_HOME: join(dir, 'config'),
+      FIRSTLIGHT_HOSTS_DIR: join(dir, 'certs.d'),
       FIRSTLIGHT_SERVER: '',
     };
     delete this.env.FIRSTLIGHT_SERVER;
