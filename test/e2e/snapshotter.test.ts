@@ -2,74 +2,11 @@
 // lazily by the kubelet's ordinary pull; others, and all of them while it is down, come in the ordinary way.
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import test, { type ExecutionContext } from 'ava';
-import type { PulledStatus } from '../../src/daemon/control.ts';
-import {
-  type AppImages,
-  appImages,
-  Containerd,
-  layerDigests,
-  push,
-  startRegistry,
-} from '../lib/containerd.ts';
+import test from 'ava';
+import { layerDigests } from '../lib/containerd.ts';
 import { mountsBelow } from '../lib/leaks.ts';
-import { type Background, must, until } from '../lib/proc.ts';
-import { type Server, Stage } from '../lib/stage.ts';
-
-interface World {
-  stage: Stage;
-  images: AppImages;
-  /** HOST:PORT of the registry. */
-  registry: string;
-  server: Server;
-  daemon: Background;
-  containerd: Containerd;
-  /** Value of a metric; 0 where it is not there. */
-  metric(name: string, labels?: string): Promise<number>;
-}
-
-/** The daemon as its service starts it; resolves when it says that it is ready. */
-async function startDaemon(stage: Stage, args: string[] = []): Promise<Background> {
-  const socket = join(stage.dir, 's.sock');
-  // A machine under load must not make an ordinary pull of a lazy one.
-  const options = ['--metrics', '127.0.0.1:0', '--prepare-timeout', '60s'];
-  const daemon = stage.start(['daemon', '--snapshotter', socket, ...options, ...args]);
-  await until('the daemon is ready', () => {
-    if (!daemon.running) throw new Error(`the daemon ended: ${daemon.stderr}`);
-    return daemon.stderr.includes('is ready');
-  });
-  return daemon;
-}
-
-async function world(
-  t: ExecutionContext,
-  options: { annotations?: boolean; daemon?: string[]; rate?: string } = {},
-): Promise<World> {
-  const stage = await Stage.open(t);
-  const images = await appImages(stage.dir);
-  const registry = await startRegistry(stage);
-  for (const tag of ['v1', 'v2', 'other']) await push(images.layout, tag, `${registry}/app:${tag}`);
-  const server = await stage.serve(options.rate === undefined ? {} : { rate: options.rate });
-  for (const tag of ['v1', 'v2']) {
-    await stage.must(['image', 'add', `docker://${registry}/app:${tag}`]);
-  }
-  const daemon = await startDaemon(stage, options.daemon);
-  const containerd = await Containerd.start(stage, join(stage.dir, 's.sock'), options);
-  t.teardown(() => {
-    if (!t.passed) t.log(`daemon: ${daemon.stderr.slice(-6000)}`);
-  });
-  const metric = async (name: string, labels = '') => {
-    const url = /"url":"([^"]+)"/.exec(daemon.stderr)?.[1];
-    const text = await (await fetch(url!)).text();
-    const line = text.split('\n').find((each) => each.startsWith(`${name}${labels} `));
-    return Number(line?.split(' ').at(-1) ?? 0);
-  };
-  return { stage, images, registry, server, daemon, containerd, metric };
-}
-
-async function pulls(stage: Stage): Promise<PulledStatus[]> {
-  return (await stage.json<{ pulls: PulledStatus[] }>(['ls'])).pulls;
-}
+import { must, until } from '../lib/proc.ts';
+import { pulls, startDaemon, world } from '../lib/snapshotter.ts';
 
 test('two versions are pulled lazily and run; only what differs travels; nothing is left', async (t) => {
   const { stage, images, registry, containerd, metric } = await world(t);
