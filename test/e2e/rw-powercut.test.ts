@@ -69,6 +69,14 @@ const CASES: Case[] = [
     ],
   },
   {
+    // No call syncs: the writes are to last by themselves.
+    steps: ['open f small/file-010 w,dsync', 'write f =DSYNC 0'],
+    found: [
+      ['open f small/file-010 r', 'ok'],
+      ['read f 5', 'ok =DSYNC'],
+    ],
+  },
+  {
     // A descriptor of the image's content, under which another call promotes the file.
     steps: ['open f small/file-002 r', 'chmod @f 0600', 'sync f'],
     found: [['lstat small/file-002 mode', 'ok 0600']],

@@ -9,6 +9,7 @@ export const O_RDWR = 0o2;
 export const O_ACCMODE = 0o3;
 export const O_EXCL = 0o200;
 export const O_TRUNC = 0o1000;
+export const O_DSYNC = 0o10000;
 /** O_SYNC with the bit of O_DSYNC. */
 export const O_SYNC = 0o4010000;
 export const O_PATH = 0o10000000;

@@ -47,6 +47,8 @@ export class FileNode {
    * without the session hearing of it.
    */
   mayBeMapped = false;
+  /** The name that promotion gave it is on the disk, or (an error, for the next who asks) could not be put there. */
+  nameLasts: boolean | Error = false;
   /** How often an open for writing has waited for readers of the template that may be gone. */
   releaseTries = 0;
   /** How often the tree has opened it for reading. */

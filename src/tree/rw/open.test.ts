@@ -6,7 +6,7 @@ import { Wait } from './operations.ts';
 import { AS_ROOT, errnoOfCall, type Stage, stage, statOf } from './testing.ts';
 
 const test = AS_ROOT ? ava : ava.skip;
-const { O_TRUNC, O_WRONLY } = flags;
+const { O_DSYNC, O_RDONLY, O_TRUNC, O_WRONLY } = flags;
 
 function image(t: ExecutionContext): Stage {
   const linked = { data: 'linked content', mode: 0o600 };
@@ -68,4 +68,35 @@ test('a truncating open that readers keep from the file leaves its content', asy
   s.host.handles.set(other, 1);
   await fails(t, 'ESTALE', () => s.go((tree) => tree.setattr(other, { size: 0 })));
   t.is(s.read('etc/a').toString(), 'linked content');
+});
+
+test('before writes that last by themselves the name is made to last, once, and failures are told', async (t) => {
+  const s = image(t);
+  const whole = s.io;
+  let syncs = 0;
+  let fail = false;
+  s.io = new Proxy(whole, {
+    get: (io, call: keyof typeof whole) => {
+      if (call !== 'fsync') return io[call];
+      return (fd: number, dataOnly: boolean) => {
+        syncs++;
+        if (!fail) return io.fsync(fd, dataOnly);
+        return Promise.reject(Object.assign(new Error('bad disk'), { code: 'EIO', errno: 5 }));
+      };
+    },
+  });
+  s.reopen();
+  const open = (more: number) => s.open_('etc/passwd', more, () => undefined);
+  await open(O_WRONLY);
+  t.is(syncs, 1, 'of the copy');
+  fail = true;
+  await fails(t, 'EIO', () => open(O_WRONLY | O_DSYNC));
+  fail = false;
+  await open(O_WRONLY | O_DSYNC);
+  t.is(syncs, 3);
+  await open(O_WRONLY | O_DSYNC);
+  await open(O_RDONLY | O_DSYNC);
+  s.create('etc/new');
+  await s.open_('etc/new', O_WRONLY | O_DSYNC, () => undefined);
+  t.is(syncs, 3);
 });

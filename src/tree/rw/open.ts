@@ -9,6 +9,7 @@ import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
 import {
   fail,
   O_ACCMODE,
+  O_DSYNC,
   O_EXCL,
   O_PATH,
   O_RDONLY,
@@ -94,10 +95,35 @@ function readsTemplate(core: Core, file: FileNode): boolean {
   return file.backing === 'template' && core.host.openHandles(file.id) > 0;
 }
 
+/**
+ * Writes through O_SYNC and O_DSYNC last without any call that could take the name along that a
+ * promotion gave the file: it is synced before the open is answered, once.
+ * @throws Wait, the error of the sync
+ */
+function makeNameLast(core: Core, file: FileNode, { fd, name }: Where): void {
+  if (file.row < 0 || file.state !== 'upper' || file.nameLasts === true) return;
+  if (file.nameLasts !== false) {
+    const error = file.nameLasts;
+    file.nameLasts = false;
+    throw error;
+  }
+  const opened = core.io.openFile(fd, name, O_RDONLY);
+  const done = core.io.fsync(opened, false).then(
+    () => {
+      file.nameLasts = true;
+    },
+    (error: Error) => {
+      file.nameLasts = error;
+    },
+  );
+  throw new Wait({ done: done.finally(() => core.io.close(opened)) });
+}
+
 function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boolean): OpenedUpper {
   const where = whereIs(core, file);
   if (where === undefined) throw fail('ESTALE', 'removed file');
   const write = writes(flags);
+  if (write && (flags & O_DSYNC) !== 0) makeNameLast(core, file, where);
   const direct = write && isPrivileged(core, file, where);
   const truncate = (flags & O_TRUNC) !== 0;
   const fd = core.io.openFile(
