@@ -49,7 +49,12 @@ export interface DeltaAnswer {
   bundlePath: string;
   etag: string;
   /** Set where it comes in pieces, and can be told to end before the bundle does. */
-  pieces?: Pick<StripedBody, 'leastEnd' | 'stopAt'>;
+  pieces?: {
+    /** The first byte of the bundle that it may end at. */
+    readonly leastEnd: number;
+    /** Has it end there, and gives one of its connections for what follows. */
+    stopAt(end: number): StreamLane;
+  };
 }
 
 /** A connection whose requests stand in line: what is asked for next follows without a pause. */
@@ -230,7 +235,7 @@ export class DeltaClient {
     const head = await body.head;
     if (head.statusCode === 206 && known !== undefined) {
       const reader = new BodyReader(body, (error) => networkError(error, this.server));
-      return { body: reader, ...known, pieces: body };
+      return { body: reader, ...known, pieces: this.#piecesOf(body, lanes) };
     }
     // A server or a proxy that knows no ranges of it sends the whole, or an error.
     const answer = head as Dispatcher.ResponseData;
@@ -303,24 +308,46 @@ export class DeltaClient {
     return this.#range(this.#freeConnection(), bundlePath, etag, { from, to }, signal);
   }
 
-  /** A connection for one stream alone; the one that has carried most of a bundle, where it is free. */
-  takeLane(): StreamLane {
-    const all = [...this.#lanes, ...this.#moreLanes];
-    let lane = all.find(({ taken, client }) => !taken && client.stats.connected);
-    lane ??= all.find(({ taken }) => !taken);
+  #piecesOf(body: StripedBody, lanes: Lane[]): NonNullable<DeltaAnswer['pieces']> {
+    return {
+      get leastEnd() {
+        return body.leastEnd;
+      },
+      stopAt: (end) => {
+        // The last one of all is the body's own.
+        const index = lanes.findIndex(({ taken }) => !taken);
+        if (index < 0 || lanes.length < 2) {
+          body.stopAt(end);
+          return this.takeLane(lanes);
+        }
+        body.stopAt(end, index);
+        return this.#streamLane(lanes[index]!);
+      },
+    };
+  }
+
+  /** A connection for one stream alone; an open one where there is one. */
+  takeLane(except: Lane[] = []): StreamLane {
+    const free = [...this.#lanes, ...this.#moreLanes].filter(
+      (lane) => !lane.taken && !except.includes(lane),
+    );
+    let lane = free.find(({ client }) => client.stats.connected) ?? free[0];
     if (lane === undefined) {
       lane = this.#makeLane();
       this.#moreLanes.push(lane);
     }
-    const mine = lane;
-    mine.taken = true;
+    return this.#streamLane(lane);
+  }
+
+  #streamLane(lane: Lane): StreamLane {
+    lane.taken = true;
     return {
       range: (bundlePath, etag, from, to, signal) => {
-        mine.usedAt = performance.now();
-        return this.#range(mine.client, bundlePath, etag, { from, to }, signal);
+        lane.usedAt = performance.now();
+        return this.#range(lane.client, bundlePath, etag, { from, to }, signal);
       },
       release: () => {
-        mine.taken = false;
+        lane.taken = false;
       },
     };
   }

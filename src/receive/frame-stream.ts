@@ -10,6 +10,9 @@ import type { FramePlan } from './frame-plan.ts';
 /** Frames that are here already are asked around, unless they are fewer bytes than this together. */
 const GAP_BYTES = 64 << 10;
 
+/** Asked for at most (or one frame) while the first answer is not nearly taken. */
+const EARLY_BYTES = 512 << 10;
+
 /** Asks for bytes `from` to `to` (exclusive), which come behind whatever was asked for before. */
 export type AskRun = (
   from: number,
@@ -25,6 +28,8 @@ interface Run {
   answer: Promise<BodyReader | 'gone'>;
   /** Once its head is in. */
   body: BodyReader | undefined;
+  /** It was not asked for by the stream. */
+  first: boolean;
   /** Bytes ahead of a frame of this run that count as soon whatever the rate is now. */
   soonBytes: number;
 }
@@ -65,7 +70,8 @@ export class FrameStream {
     this.#done = once(done);
     if (first === undefined) return;
     const { body, end } = first;
-    this.#runs.push({ next: 0, end, answer: Promise.resolve(body), body, soonBytes: 0 });
+    const answer = Promise.resolve(body);
+    this.#runs.push({ next: 0, end, answer, body, first: true, soonBytes: 0 });
     this.#askedTo = end;
   }
 
@@ -82,13 +88,12 @@ export class FrameStream {
   ahead(frame: number): { bytes: number; soonBytes: number } | undefined {
     const { frames } = this.plan;
     let before = 0;
-    for (const { next, end, soonBytes } of this.#runs) {
-      if (next >= end) continue;
-      const start = frames[next]!.offset;
-      if (frame >= next && frame < end) {
-        return { bytes: before + frames[frame]!.offset - start, soonBytes };
+    for (const run of this.#runs) {
+      if (frame >= run.next && frame < run.end) {
+        const bytes = before + frames[frame]!.offset - frames[run.next]!.offset;
+        return { bytes, soonBytes: run.soonBytes };
       }
-      before += frames[end - 1]!.offset + frames[end - 1]!.bytes - start;
+      before += this.#left(run);
     }
     return undefined;
   }
@@ -96,9 +101,19 @@ export class FrameStream {
   /** Asks for more where less than `bytes` (and the frame that comes next) are under way. */
   #fill(bytes: number): void {
     const { frames } = this.plan;
+    let underWay = 0;
+    let before = 0;
+    for (const run of this.#runs) {
+      if (run.first) before += this.#left(run);
+      else underWay += this.#left(run);
+    }
     const head = this.#runs.find(({ next, end }) => next < end);
-    const least = bytes + (head === undefined ? 0 : frames[head.next]!.bytes);
-    let underWay = this.#underWay();
+    // The first answer comes another way: meanwhile this connection gets up to speed, or the line would
+    // rest for some round trips when that is in. But what is asked for now comes late: little of it.
+    const least =
+      before > bytes
+        ? Math.min(bytes, EARLY_BYTES)
+        : bytes + (head === undefined ? 0 : frames[head.next]!.bytes);
     while (underWay < least) {
       const from = this.plan.nextMissing(this.#askedTo);
       if (from < 0) return;
@@ -116,7 +131,7 @@ export class FrameStream {
   #askRun(from: number, end: number, to: number, soonBytes: number): void {
     if (this.#runs.length === 0) this.#lastMoveAt = performance.now();
     const answer = this.#ask(this.plan.frames[from]!.offset, to, this.#abort.signal);
-    const run: Run = { next: from, end, answer, body: undefined, soonBytes };
+    const run: Run = { next: from, end, answer, body: undefined, first: false, soonBytes };
     answer.then(
       (body) => {
         if (body === 'gone') return;
@@ -130,14 +145,11 @@ export class FrameStream {
     this.#runs.push(run);
   }
 
-  #underWay(): number {
+  /** Bytes of a run that have not been taken. */
+  #left({ next, end }: Run): number {
     const { frames } = this.plan;
-    let bytes = 0;
-    for (const { next, end } of this.#runs) {
-      if (next >= end) continue;
-      bytes += frames[end - 1]!.offset + frames[end - 1]!.bytes - frames[next]!.offset;
-    }
-    return bytes;
+    if (next >= end) return 0;
+    return frames[end - 1]!.offset + frames[end - 1]!.bytes - frames[next]!.offset;
   }
 
   /**

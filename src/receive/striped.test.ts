@@ -121,6 +121,31 @@ test('it ends where it is told to, which is no less than it has asked for', asyn
   t.true(least >= 100_000 && least <= 5 << 20, `${least}`);
 });
 
+test('a connection that it is told to leave is asked for nothing more, not even what broke', async (t) => {
+  const data = noise('leave', 6_000_000);
+  const asked: Asked[] = [];
+  let left = false;
+  const { body, reader } = stripe(data, 3, {
+    ask: async (connection, from, to) => {
+      t.false(left && connection === 0, `${from} to ${to} on the connection that was left`);
+      asked.push({ connection, from, to });
+      await later(asked.length);
+      const again = asked.filter((piece) => piece.to === to).length > 1;
+      if (left && !again && asked.length % 3 === 0)
+        throw new FirstlightError('unreachable', 'broken');
+      return answer(data, from, to);
+    },
+  });
+  const first = 3 * (13 << 10);
+  t.true((await reader.take(first)).equals(data.subarray(0, first)));
+  body.stopAt(data.length, 0);
+  left = true;
+  t.true((await reader.take(data.length - first)).equals(data.subarray(first)));
+  await reader.end();
+  const pieces = new Set(asked.map(({ from }) => from));
+  t.true(asked.length > pieces.size, 'some were asked for again');
+});
+
 test('until it is told where to stop, it runs no more than a little ahead of whoever reads', async (t) => {
   const data = noise('ahead', 12_000_000);
   const { reader, asked } = stripe(data, 8);

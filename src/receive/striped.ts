@@ -124,12 +124,17 @@ export class StripedBody extends Readable {
   get leastEnd(): number {
     const bytesPerMs = this.#received / (performance.now() - this.#firstByteAt + 1);
     const bytes = Math.min(STRIPED_BYTES, bytesPerMs * STRIPED_MS);
-    return Math.max(this.#nextFrom, this.#start + bytes);
+    return Math.max(this.#nextFrom, this.#start + Math.ceil(bytes));
   }
 
-  /** Nothing from this byte of the bundle on is asked for: the body ends there. */
-  stopAt(end: number): void {
+  /**
+   * Nothing from this byte of the bundle on is asked for: the body ends there.
+   * @param left  a connection that is somebody else's from now on. Whatever came behind their bytes
+   * would wait until they are read, and they are read after the bytes of this body.
+   */
+  stopAt(end: number, left?: number): void {
     this.#stopped = true;
+    if (left !== undefined) this.#underWay[left] = Number.POSITIVE_INFINITY;
     this.#end = Math.min(this.#end, end);
     this.#giveOut();
     this.#fill();
@@ -219,7 +224,9 @@ export class StripedBody extends Readable {
       () => true,
       () => false,
     );
-    if (answered && !this.destroyed && !this.#abandoned) void this.#fetch(piece, 0, false);
+    if (!answered || this.destroyed || this.#abandoned) return;
+    const working = Math.max(0, this.#underWay.findIndex(Number.isFinite));
+    void this.#fetch(piece, working, false);
   }
 
   async #attempt(piece: Piece, connection: number, isFirst: boolean): Promise<void> {

@@ -10,7 +10,7 @@ import type { LayerStore } from '../store/layer-store.ts';
 import type { Template } from '../tree/template.ts';
 import type { Arrivals } from './arrivals.ts';
 import { type BackoffBounds, backoffMs, DEFAULT_BACKOFF } from './backoff.ts';
-import type { DeltaAnswer, DeltaClient } from './delta-client.ts';
+import type { DeltaAnswer, DeltaClient, StreamLane } from './delta-client.ts';
 import { FramePlan } from './frame-plan.ts';
 import { type FirstRun, FrameStream } from './frame-stream.ts';
 import { findInBases, readHeader } from './header.ts';
@@ -331,8 +331,11 @@ export class Transfer {
     return this.#makeStream(plan);
   }
 
-  #makeStream(plan: FramePlan, first?: FirstRun): FrameStream {
-    const lane = this.#parts.client.takeLane();
+  #makeStream(
+    plan: FramePlan,
+    lane: StreamLane = this.#parts.client.takeLane(),
+    first?: FirstRun,
+  ): FrameStream {
     const { bundlePath, etag } = plan;
     const ask = (from: number, to: number, signal: AbortSignal) =>
       lane.range(bundlePath, etag, from, to, AbortSignal.any([signal, this.#signal]));
@@ -447,11 +450,9 @@ export class Transfer {
     const last = frames.find(
       ({ offset, bytes }) => offset + bytes >= (pieces?.leastEnd ?? Infinity),
     );
-    if (last !== undefined) pieces?.stopAt(last.offset + last.bytes);
-    return this.#makeStream(plan, {
-      body,
-      end: last === undefined ? frames.length : last.index + 1,
-    });
+    const end = last === undefined ? frames.length : last.index + 1;
+    const lane = last && pieces?.stopAt(last.offset + last.bytes);
+    return this.#makeStream(plan, lane, { body, end });
   }
 
   /** Everything has been received: makes it last, and says so. */
