@@ -32,6 +32,8 @@ interface Image {
   mountPoint?: string;
   /** As /proc/mounts shows it. */
   source?: string;
+  /** Requests that look whether it is mounted still: its tables stay open for them. */
+  looking: number;
   /** Parts that were waited for, by content, until it is whole. */
   wants: Map<number, { first: number; last: number }>;
   /** The last counters that were sent. */
@@ -92,11 +94,16 @@ function wanted(digest: string, image: Image, content: number, first: number, la
   send({ event: 'wanted', image: digest, content, first, last });
 }
 
+/** Closes an image's tables, unless the one that followed it has them too, or is about to. */
+function closeUnused(digest: string, { template, looking }: Image): void {
+  if (looking > 0 || imagesOf(digest).some((other) => other.template === template)) return;
+  template.close();
+}
+
 function forget(digest: string, image: Image): void {
   if (images.get(digest) === image) images.delete(digest);
   else if (!detached.delete(image)) return;
-  // One that was unmounted while in use shares its tables with the one that followed it.
-  if (!imagesOf(digest).some(({ template }) => template === image.template)) image.template.close();
+  closeUnused(digest, image);
   lookAlone();
 }
 
@@ -122,15 +129,22 @@ async function clear(mountPoint: string): Promise<void> {
 async function lookMounted(digest: string, image: Image): Promise<Image> {
   const { mountPoint, source, features } = image;
   if (mountPoint === undefined || features === undefined) return image;
-  await features;
-  if (mountAt(await readMounts(), mountPoint)?.source === source) return image;
-  const present = images.get(digest);
-  if (present !== image && present !== undefined) return present;
-  const next: Image = { template: image.template, wants: new Map(), sent: '' };
-  images.set(digest, next);
-  if (present === image) detached.set(image, digest);
-  log.warn({ image: digest, mountPoint }, 'unmounted from outside, and still in use');
-  return next;
+  image.looking++;
+  try {
+    await features;
+    const isMounted = mountAt(await readMounts(), mountPoint)?.source === source;
+    const present = images.get(digest);
+    if (present !== undefined && (isMounted || present !== image)) return present;
+    const next: Image = { template: image.template, wants: new Map(), sent: '', looking: 0 };
+    images.set(digest, next);
+    // Else its session has ended meanwhile.
+    if (present === image) detached.set(image, digest);
+    log.warn({ image: digest, mountPoint }, 'unmounted from outside');
+    return next;
+  } finally {
+    image.looking--;
+    if (!imagesOf(digest).includes(image)) closeUnused(digest, image);
+  }
 }
 
 async function startSession(
@@ -209,7 +223,7 @@ function handle(socket: Socket, request: KeeperRequest): void {
   if (request.op === 'open') {
     if (images.has(request.image)) return;
     const template = new (native().Template)(request.places);
-    images.set(request.image, { template, wants: new Map(), sent: '' });
+    images.set(request.image, { template, wants: new Map(), sent: '', looking: 0 });
     return;
   }
   if (request.op === 'mark') {

@@ -24,7 +24,11 @@ const TOC = {
 } as unknown as Toc;
 
 /** A process that listens where a keeper does, and answers hello in its way. */
-async function peer(t: ExecutionContext, path: string, hello: (seq: number) => object | undefined) {
+async function peer(
+  t: ExecutionContext,
+  path: string,
+  answer: (seq: number, op: string) => object | object[] | undefined,
+) {
   let greeted = 0;
   const open = new Set<Socket>();
   const server = createServer((socket) => {
@@ -36,8 +40,10 @@ async function peer(t: ExecutionContext, path: string, hello: (seq: number) => o
     socket.on('data', (chunk: string) => {
       for (const line of lines.take(chunk)) {
         greeted++;
-        const answer = hello((JSON.parse(line) as { seq: number }).seq);
-        if (answer !== undefined) socket.write(`${JSON.stringify(answer)}\n`);
+        const { seq, op } = JSON.parse(line) as { seq: number; op: string };
+        const messages = [answer(seq, op) ?? []].flat();
+        // In one piece, as what is said at one moment arrives.
+        socket.write(messages.map((message) => `${JSON.stringify(message)}\n`).join(''));
       }
     });
   });
@@ -73,6 +79,37 @@ test('a keeper of another version is left alone, and one of this version is look
   t.is(own.open.size, 1);
   while (older.open.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
   t.pass('the other one is not held');
+  await keeper.close();
+});
+
+test('an end that is told before a mount is made is not the end of that mount; one right after it is', async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'firstlight-keeper-'));
+  t.teardown(() => rm(directory, { recursive: true }));
+  const path = join(directory, 'keeper.sock');
+  const closed = { event: 'closed', image: 'sha256:1' };
+  let after: object[] = [];
+  await peer(t, path, (seq, op) => {
+    if (op === 'hello') return { seq, result: { version: KEEPER_VERSION, pid: 1, mounts: [] } };
+    if (op === 'mount') return [closed, { seq, result: {} }, ...after];
+    return op === 'end' ? { seq, result: null } : undefined;
+  });
+  const log = pino({ level: 'silent' });
+  const logFile = join(directory, 'log');
+  const keeper = new Keeper({ socket: path, logFile, threads: 1, passthrough: true, log });
+  const template = { digest: 'sha256:1', places: {}, follow: () => () => undefined };
+  let ends = 0;
+  const request = {
+    mountPoint: '/mnt',
+    source: 'sha256:1',
+    waitTimeoutMs: 1,
+    onClosed: () => ends++,
+  };
+  const mount = () => keeper.mount(template as never, request as never);
+  await mount();
+  t.is(ends, 0);
+  after = [closed];
+  await mount();
+  t.is(ends, 1);
   await keeper.close();
 });
 

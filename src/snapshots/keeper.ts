@@ -2,10 +2,9 @@
 // after a restart, and lets a mount in it look like any other session. What does not live here: which images are
 // mounted (trees.ts).
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { mkdir, open, rename, stat } from 'node:fs/promises';
-import { connect, type Socket } from 'node:net';
-import { dirname, extname, join } from 'node:path';
+import type { Socket } from 'node:net';
+import { dirname, extname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { FirstlightError } from '../errors/errors.ts';
@@ -24,11 +23,12 @@ import {
   Lines,
   type MarkMessage,
 } from './keeper-protocol.ts';
+import { tryConnect } from './keeper-socket.ts';
 
 /** A keeper that was just started has so long to listen. */
 const START_MS = 20_000;
 /** One that is there answers within this, or is left alone. */
-const HELLO_MS = 10_000;
+const HELLO_MS = 30_000;
 /** Its log begins anew beyond this. */
 const LOG_MAX_BYTES = 1 << 20;
 
@@ -40,6 +40,8 @@ type Ask = Asked extends infer R ? (R extends Asked ? Omit<R, 'seq'> : never) : 
 interface Listener {
   request: SessionRequest;
   stats: SessionStats;
+  /** The keeper has said so: an end that it tells before is that of the mount which was there before. */
+  isMounted: boolean;
   stop(): void;
 }
 
@@ -55,7 +57,7 @@ export interface KeeperOptions {
 
 export class Keeper {
   readonly #options: KeeperOptions;
-  readonly #pending = new Map<number, PromiseWithResolvers<unknown>>();
+  readonly #pending = new Map<number, Pick<PromiseWithResolvers<unknown>, 'resolve' | 'reject'>>();
   readonly #listeners = new Map<string, Listener>();
   #socket: Socket | undefined;
   #connecting: Promise<void> | undefined;
@@ -238,7 +240,7 @@ export class Keeper {
       listener.request.onTimeout(message.content, message.waitedMs);
     } else if (message.event === 'stats') {
       listener.stats = message.stats;
-    } else {
+    } else if (listener.isMounted) {
       this.#end(message.image, message.error);
     }
   }
@@ -247,15 +249,21 @@ export class Keeper {
     this.#socket?.write(`${JSON.stringify(request)}\n`);
   }
 
-  #ask(request: Ask): Promise<unknown> {
+  /** @param onResult  called with the result's arrival, before what the keeper says after it is heard */
+  #ask(request: Ask, onResult: () => void = () => undefined): Promise<unknown> {
     if (this.#socket === undefined) {
       return Promise.reject(new FirstlightError('internal', 'no process keeps mounts'));
     }
     const seq = this.#next++;
     const pending = Promise.withResolvers<unknown>();
-    this.#pending.set(seq, pending);
+    const { resolve, reject, promise } = pending;
+    const heard = (result: unknown) => {
+      onResult();
+      resolve(result);
+    };
+    this.#pending.set(seq, { resolve: heard, reject });
     this.#send({ ...request, seq } as KeeperRequest);
-    return pending.promise;
+    return promise;
   }
 
   /** Makes sessions of one image in the keeper. */
@@ -271,7 +279,11 @@ export class Keeper {
     // One whose mount point is gone while it was in use: from here on this one follows for both.
     this.#listeners.get(image)?.stop();
     const stop = template.follow(this.#marks(image));
-    this.#listeners.set(image, { request, stats: NO_STATS, stop });
+    const listener = { request, stats: NO_STATS, isMounted: false, stop };
+    this.#listeners.set(image, listener);
+    const onMounted = () => {
+      listener.isMounted = true;
+    };
     const { mountPoint, source, waitTimeoutMs } = request;
     const { threads, passthrough } = this.#options;
     const lanes = threads === 0 ? Math.min(4, navigator.hardwareConcurrency) : threads;
@@ -283,7 +295,7 @@ export class Keeper {
       passthrough,
     };
     try {
-      return (await this.#ask({ op: 'mount', image, options })) as SessionFeatures;
+      return (await this.#ask({ op: 'mount', image, options }, onMounted)) as SessionFeatures;
     } catch (cause) {
       this.#listeners.delete(image);
       stop();
@@ -371,25 +383,4 @@ class KeptSession implements Session {
   takeTrace(): Accesses {
     return { accesses: [], lost: 0 };
   }
-}
-
-/** A connection, or undefined where nobody listens. */
-function tryConnect(path: string): Promise<Socket | undefined> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once('connect', () => resolve(socket));
-    socket.once('error', () => resolve(undefined));
-  });
-}
-
-/** Longest path that a socket address takes is 107 bytes (unix(7)). */
-const SOCKET_PATH_MAX_BYTES = 107;
-
-/** Where the keeper of a base directory listens: there, or where that is too long for a socket, below /run. */
-export function keeperSocket(base: string): string {
-  const path = join(base, 'keeper.sock');
-  // Room for the number of a version.
-  if (Buffer.byteLength(path) + 4 <= SOCKET_PATH_MAX_BYTES) return path;
-  const key = createHash('sha256').update(base).digest('hex').slice(0, 12);
-  return join('/run/firstlight', `keeper-${key}.sock`);
 }

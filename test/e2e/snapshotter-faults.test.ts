@@ -50,4 +50,13 @@ test('an image that somebody unmounts under a running container is mounted anew 
   t.is((await mountsBelow(images)).length, 1);
   t.is(await containerd.exec('c1', ['sh', '-c', 'wc -c </usr/lib/library']), '3000000\n');
   await containerd.remove('c1');
+  // At the same moment as a start: that one may fail, between its Prepare and its own mount; never the next.
+  for (const round of [1, 2, 3]) {
+    const [mount] = await mountsBelow(images);
+    await Promise.allSettled([
+      containerd.run(one, `r${round}`, ['cat', '/app/version']),
+      must('umount', ['--lazy', mount!.mountPoint]),
+    ]);
+    t.is(await containerd.run(one, `s${round}`, ['cat', '/app/version']), 'one\n');
+  }
 });
