@@ -287,10 +287,22 @@ export class Trees {
       if (this.#holds.has(digest) || (await this.#options.isUsed(digest))) return;
       const kept = this.#takeKept(digest);
       if (kept !== undefined) await this.#options.close(kept);
-      if (tree === undefined) return;
+      if (tree === undefined) {
+        await this.#clearStray(digest);
+        return;
+      }
       this.#trees.delete(digest);
       await this.#takeDown(digest, tree);
     });
+  }
+
+  /** Detaches what a keeper has left that was killed, or is of another version. */
+  async #clearStray(digest: string): Promise<void> {
+    const path = this.#pathOf(digest);
+    if (!(await isMounted(digest, path))) return;
+    await native().umount(path, MNT_DETACH | UMOUNT_NOFOLLOW);
+    await rmdir(path);
+    this.#options.log.info({ image: digest, path }, 'a mount of an earlier keeper detached');
   }
 
   /** What is mounted now. */
@@ -332,9 +344,7 @@ export class Trees {
         if (!mountPoint.startsWith(`${directory}/`) || kept.has(digest)) continue;
         await this.#inTurn(digest, async () => {
           if (this.#trees.has(digest) || this.#holds.has(digest) || (await isUsed(digest))) return;
-          await native().umount(mountPoint, MNT_DETACH | UMOUNT_NOFOLLOW);
-          await rmdir(mountPoint);
-          log.info({ image: digest, path: mountPoint }, 'a mount of an earlier keeper detached');
+          await this.#clearStray(digest);
         });
       }
     } catch (error) {
