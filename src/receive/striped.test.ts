@@ -72,7 +72,8 @@ test('the first pieces come over all connections, before anything else is asked 
   body.destroy();
 });
 
-test('what is asked for grows with what has come, also while answers are under way', async (t) => {
+/** A body whose answers bring bytes when told; eight connections. */
+async function fed(now: () => number) {
   const data = noise('grows', 10_000_000);
   const asked: Asked[] = [];
   const feeds: Readable[] = [];
@@ -80,6 +81,7 @@ test('what is asked for grows with what has come, also while answers are under w
     connections: 8,
     check: () => undefined,
     named: () => undefined,
+    now,
     ask: async (connection, from, to) => {
       asked.push({ connection, from, to });
       const feed = new Readable({ read: () => undefined });
@@ -89,19 +91,41 @@ test('what is asked for grows with what has come, also while answers are under w
   });
   body.on('data', () => undefined);
   await body.head;
-  t.is(asked.length, 8);
   const sum = () => asked.reduce((bytes, { from, to }) => bytes + to - from, 0);
-  let received = 0;
-  const first = sum();
-  for (let i = 0; i < 8; i++) {
-    feeds[i]!.push(data.subarray(0, 12 << 10));
-    received += 12 << 10;
+  const feed = async (connection: number, bytes: number) => {
+    feeds[connection]!.push(data.subarray(0, bytes));
     await new Promise((resolve) => setImmediate(resolve));
-    // As much again as slow start doubles, and never a multiple of it.
+  };
+  return { body, asked, sum, feed };
+}
+
+test('on a slow line what is asked for grows with what has come', async (t) => {
+  let time = 0;
+  const { body, asked, sum, feed } = await fed(() => time);
+  t.is(asked.length, 8);
+  const first = sum();
+  for (let received = 1500; received < 96_000; received += 1500) {
+    // 100 bytes in a millisecond, all connections alike.
+    await feed((received / 1500) % 8, 1500);
+    time += 15;
+    // What slow start doubles, and never much more than that: a piece.
     t.true(sum() >= first + 2 * received, `${sum()} asked for, ${received} received`);
-    t.true(sum() <= first + 3 * received + (208 << 10), `${sum()} asked for`);
+    t.true(sum() <= first + Math.max(3 * received, 50_000) + (104 << 10), `${sum()} asked for`);
   }
-  t.true(asked.length > 8);
+  body.destroy();
+});
+
+test('on a fast line much is asked for as soon as the first pieces come', async (t) => {
+  const { body, asked, sum, feed } = await fed(() => 0);
+  for (let connection = 0; connection < 4; connection++) await feed(connection, 12 << 10);
+  t.true(sum() > 1_000_000, `${sum()} asked for`);
+  // Evenly, in turn: as their windows grow.
+  const order = asked.map((piece) => piece.connection);
+  t.deepEqual(order.slice(0, 24), [
+    ...order.slice(0, 8),
+    ...order.slice(0, 8),
+    ...order.slice(0, 8),
+  ]);
   for (let connection = 0; connection < 8; connection++) {
     t.true(asked.filter((piece) => piece.connection === connection).length <= 4);
   }

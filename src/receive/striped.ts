@@ -21,11 +21,19 @@ export const PIPELINED = 4;
 const STRIPED_BYTES = 4 << 20;
 const STRIPED_MS = 4000;
 /**
- * Bytes that are asked for beyond the first pieces, for each that has come. Slow start doubles what is under
- * way with each round trip, which takes 2; one more for answers that come late. On a slow line the header
- * would share it with all that is asked for at the same time.
+ * Beyond the first pieces so many bytes are asked for, for each that has come: slow start doubles what is under
+ * way with each round trip, which takes 2, and one more for answers that come late.
  */
 const ASK_FACTOR = 3;
+/**
+ * Or what the line would bring in this time at the rate seen so far, if that is more: then a processor that
+ * decodes the header meanwhile keeps no round trip waiting. On a slow line it is not, and the
+ * header does not share the line with much else.
+ */
+const ASK_MS = 500;
+/** A few packets that come at once say nothing of a rate. */
+const BURST_MS = 20;
+
 /** Bytes that may lie here before they are taken. */
 const READY_BYTES = 1 << 20;
 /** Requests for one piece before the whole is given up. */
@@ -64,6 +72,8 @@ export interface StripedOptions {
   check: (head: PieceHead) => void;
   /** Takes note of the first head, where it is that of a part; throws where it is no bundle's. */
   named: (head: PieceHead) => void;
+  /** A clock, in ms. */
+  now?: () => number;
 }
 
 /** True where an error is an answer, and asking again would not change it. */
@@ -80,6 +90,9 @@ export class StripedBody extends Readable {
   /** Pieces that have been asked for and not all been given out, in order. */
   readonly #pieces: Piece[] = [];
   readonly #underWay: number[];
+  /** Bytes that each connection has been asked for so far. */
+  readonly #askedOf: number[];
+  readonly #now: () => number;
   /** Index and offset of the next piece to ask for. */
   #nextIndex = 0;
   #nextFrom: number;
@@ -104,8 +117,10 @@ export class StripedBody extends Readable {
     this.#options = options;
     this.#nextFrom = from;
     this.#start = from;
+    this.#now = options.now ?? (() => performance.now());
     this.#end = end ?? Number.POSITIVE_INFINITY;
     this.#underWay = Array.from({ length: options.connections }, () => 0);
+    this.#askedOf = Array.from({ length: options.connections }, () => 0);
     // Whoever asks for the head hears of it; the rest hear of the body's end.
     this.#first.promise.catch(() => undefined);
     this.on('error', () => undefined);
@@ -122,8 +137,7 @@ export class StripedBody extends Readable {
 
   /** The first byte that `stopAt` may name; on a slow line sooner than on one that is worth so many connections. */
   get leastEnd(): number {
-    const bytesPerMs = this.#received / (performance.now() - this.#firstByteAt + 1);
-    const bytes = Math.min(STRIPED_BYTES, bytesPerMs * STRIPED_MS);
+    const bytes = Math.min(STRIPED_BYTES, this.#bytesPerMs() * STRIPED_MS);
     return Math.max(this.#nextFrom, this.#start + Math.ceil(bytes));
   }
 
@@ -167,22 +181,42 @@ export class StripedBody extends Readable {
     callback(error);
   }
 
-  /** Asks for more pieces where connections have room, the emptiest one first. */
+  /** Asks for more pieces where connections have room. */
   #fill(): void {
     while (!this.destroyed && !this.#abandoned && this.#nextFrom < this.#end) {
       if (this.#nextFrom - this.#start >= this.#mostAsked()) return;
-      const least = Math.min(...this.#underWay);
-      if (least >= PIPELINED) return;
+      const connection = this.#nextConnection();
+      if (connection === undefined) return;
       const round = Math.floor(this.#nextIndex / this.#options.connections);
       const bytes = Math.min(MOST_BYTES, FIRST_BYTES * 2 ** Math.min(round, 16));
-      this.#askPiece(Math.min(this.#end, this.#nextFrom + bytes), this.#underWay.indexOf(least));
+      this.#askPiece(Math.min(this.#end, this.#nextFrom + bytes), connection);
     }
+  }
+
+  /**
+   * The one that has been asked for least so far, of those with room: windows grow with what they have
+   * carried, and a piece too many on one of them holds up all that follows by a round trip.
+   */
+  #nextConnection(): number | undefined {
+    let found: number | undefined;
+    for (const [connection, underWay] of this.#underWay.entries()) {
+      if (underWay >= PIPELINED) continue;
+      if (found === undefined || this.#askedOf[connection]! < this.#askedOf[found]!) {
+        found = connection;
+      }
+    }
+    return found;
+  }
+
+  /** Since the first byte; rather too low. */
+  #bytesPerMs(): number {
+    return this.#received / (this.#now() - this.#firstByteAt + BURST_MS);
   }
 
   /** Bytes that may have been asked for by now. */
   #mostAsked(): number {
     const first = FIRST_BYTES * this.#options.connections;
-    const most = first + ASK_FACTOR * this.#received;
+    const most = first + Math.max(ASK_FACTOR * this.#received, ASK_MS * this.#bytesPerMs());
     // So much may not exist, or nobody has said yet how much of it is to come this way.
     if (!this.#stopped && most > STRIPED_BYTES) {
       if (!Number.isFinite(this.#end)) return STRIPED_BYTES;
@@ -194,6 +228,7 @@ export class StripedBody extends Readable {
   #askPiece(to: number, connection: number): void {
     const piece = { from: this.#nextFrom, to, received: 0, chunks: [], attempts: 0 };
     this.#pieces.push(piece);
+    this.#askedOf[connection]! += to - this.#nextFrom;
     this.#nextFrom = to;
     void this.#fetch(piece, connection, this.#nextIndex++ === 0);
   }
@@ -287,7 +322,7 @@ export class StripedBody extends Readable {
   }
 
   #arrived(piece: Piece, chunk: Buffer): void {
-    if (this.#received === 0) this.#firstByteAt = performance.now();
+    if (this.#received === 0) this.#firstByteAt = this.#now();
     this.#received += chunk.length;
     piece.received += chunk.length;
     piece.chunks.push(chunk);
