@@ -1,4 +1,5 @@
-// Files of the writable layer whose opens and attributes are answered here, for the tree.
+// Files of the writable layer whose opens and attributes are answered here, for the tree; and its
+// root, whose extended attributes are.
 #pragma once
 
 #include <cstdint>
@@ -52,9 +53,21 @@ class AdoptedFiles {
     return true;
   }
 
+  /** Once, before the first request. */
+  void hold_root(UniqueFd fd) {
+    std::unique_lock lock(mutex_);
+    root_ = std::make_shared<const UniqueFd>(std::move(fd));
+  }
+  /** nullptr where it is not held. */
+  std::shared_ptr<const UniqueFd> root() {
+    std::shared_lock lock(mutex_);
+    return root_;
+  }
+
  private:
   std::shared_mutex mutex_;
   std::unordered_map<uint64_t, std::shared_ptr<const AdoptedFile>> files_;
+  std::shared_ptr<const UniqueFd> root_;
 };
 
 }  // namespace firstlight

@@ -64,8 +64,14 @@ bool same_in_upper(std::string_view name) {
          name.starts_with("system.posix_acl_");
 }
 
-/** A descriptor of the node that is good for more than a look at its attributes. */
+/**
+ * A descriptor of the node that is good for more than a look at its attributes. The root's is held
+ * since the kernel never caches its ACL (it makes that inode before it knows that we have any, and
+ * marks it ACL_DONT_CACHE: fs/fuse/inode.c, fuse_init_inode): every path from / that somebody other
+ * than its owner walks asks for it.
+ */
 std::shared_ptr<const UniqueFd> descriptor_of(const Context& c) {
+  if (c.node() == FUSE_ROOT_ID) return c.session.adopted().root();
   if (auto file = c.session.adopted().find(c.node())) return file->fd;
   uint64_t ino = 0;
   return c.session.handles().upper_of(c.node(), &ino);

@@ -63,7 +63,7 @@ bool open_claimed(const Claimed& claimed, uint64_t node, const fuse_entry_out* e
   open.direct = file.direct;
   open.tag = file.tag;
   open.entry = entry;
-  if (entry != nullptr) open.ino = entry->attr.ino;
+  open.ino = entry != nullptr ? entry->attr.ino : file.ino;
   int result = open_upper(*claimed.session, open);
   if (result == 0) return true;
   if (result != -ENOENT && result != -ENODEV) claimed.send(-result, nullptr, 0);

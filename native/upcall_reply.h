@@ -24,6 +24,8 @@ struct TreeFile {
   UniqueFd fd;
   bool direct = false;
   double tag = 0;
+  /** Inode number that is shown; 0: the tree is asked for it. A new file's stands in its entry. */
+  uint64_t ino = 0;
 };
 
 /** `error` is 0 or a positive errno. */

@@ -258,11 +258,14 @@ std::shared_ptr<Session> UpcallChannel::session() {
 
 void UpcallChannel::session_began(const std::shared_ptr<Session>& session) {
   std::vector<uint64_t> thawed;
+  UniqueFd root;
   {
     std::lock_guard lock(mutex_);
     session_ = session;
     thawed.swap(thawed_before_);
+    root = std::move(root_before_);
   }
+  if (root) session->adopted().hold_root(std::move(root));
   for (uint64_t node : thawed) session->thaw(node);
 }
 
@@ -274,6 +277,16 @@ void UpcallChannel::thaw(uint64_t node) {
     if (running == nullptr) return thawed_before_.push_back(node);
   }
   running->thaw(node);
+}
+
+void UpcallChannel::hold_root(UniqueFd fd) {
+  std::lock_guard lock(mutex_);
+  auto running = session_.lock();
+  if (running == nullptr) {
+    root_before_ = std::move(fd);
+  } else {
+    running->adopted().hold_root(std::move(fd));
+  }
 }
 
 void UpcallChannel::session_ended(int error) {

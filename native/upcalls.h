@@ -103,6 +103,8 @@ class UpcallChannel {
   std::shared_ptr<Session> session();
   /** As Session::thaw; before the session has begun, for when it does. */
   void thaw(uint64_t node);
+  /** As AdoptedFiles::hold_root; before the session has begun, for when it does. */
+  void hold_root(UniqueFd fd);
 
   // The session's side.
   /** Before the lanes start. Thaws what was thawed before. */
@@ -144,6 +146,7 @@ class UpcallChannel {
   uint64_t turns_ = 0;  // times that something was given to the tree
   std::weak_ptr<Session> session_;
   std::vector<uint64_t> thawed_before_;
+  UniqueFd root_before_;
   std::unordered_map<uint64_t, std::shared_ptr<Upcall>> calls_;
   std::deque<std::shared_ptr<Upcall>> queue_;
   std::atomic<size_t> queued_{0};

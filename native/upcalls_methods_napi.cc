@@ -210,6 +210,7 @@ napi_value reply_open_(napi_env env, napi_callback_info info) {
   if (!m) return nullptr;
   uint64_t call = m.whole();
   TreeFile file = take_file(m);
+  file.ino = m.whole();
   if (m.bad()) return nullptr;
   return m.answer(m.channel() != nullptr && reply_open(*m.channel(), call, std::move(file)));
 }
@@ -286,6 +287,15 @@ napi_value adopt(napi_env env, napi_callback_info info) {
   auto links = static_cast<uint32_t>(m.whole());
   if (m.bad()) return nullptr;
   if (auto session = m.session()) session->adopt(node, std::move(fd), ino, links);
+  return m.nothing();
+}
+
+napi_value hold_root(napi_env env, napi_callback_info info) {
+  Method m(env, info);
+  if (!m) return nullptr;
+  UniqueFd fd(m.integer());
+  if (m.bad()) return nullptr;
+  if (m.channel() != nullptr) m.channel()->hold_root(std::move(fd));
   return m.nothing();
 }
 
@@ -373,6 +383,7 @@ std::vector<napi_property_descriptor> upcalls_methods() {
       method("replyListing", reply_listing_),
       method("adopt", adopt),
       method("disown", disown),
+      method("holdRoot", hold_root),
       method("invalidate", invalidate),
       method("invalidateAttributes", invalidate_attributes),
       method("invalidated", invalidated),

@@ -104,7 +104,7 @@ type Case = [
   reply: Told,
 ];
 const ENTRY = ['replyEntry', 9, 5, 5, Number.POSITIVE_INFINITY, 7];
-const OPENED = { kind: 'upper', fd: 3, direct: true, tag: 8 };
+const OPENED = { kind: 'upper', fd: 3, direct: true, tag: 8, ino: 7 };
 const CASES: Case[] = [
   ['Lookup', [], {}, entry(5), ['lookup', 42, 'n'], ENTRY],
   ['Lookup', [], {}, undefined, ['lookup', 42, 'n'], ['replyNoEntry', 9]],
@@ -117,7 +117,7 @@ const CASES: Case[] = [
   ['Rmdir', [], {}, undefined, ['rmdir', 42, 'n'], ['replyOk', 9]],
   ['Rename', [43, 2], { name2: 'm' }, undefined, ['rename', 42, 'n', 43, 'm', 2], ['replyOk', 9]],
   ['Link', [50], {}, entry(5), ['link', 50, 42, 'n'], ENTRY],
-  ['Open', [2, 1], {}, OPENED, ['open', 42, 2, true], ['replyOpen', 9, 3, 1, 8]],
+  ['Open', [2, 1], {}, OPENED, ['open', 42, 2, true], ['replyOpen', 9, 3, 1, 8, 7]],
   ['Open', [0, 0], {}, { kind: 'template' }, ['open', 42, 0, false], ['openTemplate', 9]],
   [
     'Setxattr',
@@ -245,7 +245,7 @@ test('a request waits for its content and is done again, but never twice for the
   at.request('Open', [2, 0]);
   t.deepEqual(at.replies, [['waitForContent', 9, 3]]);
   at.request('Open', [2, 0]);
-  t.deepEqual(at.replies.at(-1), ['replyOpen', 9, 3, 1, 8]);
+  t.deepEqual(at.replies.at(-1), ['replyOpen', 9, 3, 1, 8, 7]);
   t.is(at.counters[COUNTER.waits], 1);
 
   const never = world({

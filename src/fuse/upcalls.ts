@@ -214,8 +214,9 @@ function open(server: UpcallServer, request: Request): void {
     server.native.openTemplate(call);
     return;
   }
-  const told = server.native.replyOpen(call, opened.fd, openAs(opened), opened.tag);
-  if (!told && opened.tag !== 0) server.tree.release(opened.tag);
+  const { fd, tag, ino } = opened;
+  const told = server.native.replyOpen(call, fd, openAs(opened), tag, ino);
+  if (!told && tag !== 0) server.tree.release(tag);
 }
 
 function created(

@@ -182,9 +182,10 @@ export interface NativeUpcalls {
    * are open on a node, further ones share the backing file of the first, which the caller sees to (EIO
    * for the program where it does not).
    * @param tag  0, or a number that comes back as Release when this handle is closed
+   * @param ino  inode number that is shown of the file; 0: the tree is asked for it
    * @returns false where the caller is gone: nothing is open, no Release comes
    */
-  replyOpen(call: number, fd: number, as: number, tag: number): boolean;
+  replyOpen(call: number, fd: number, as: number, tag: number, ino: number): boolean;
   /** CREATE and TMPFILE: entry and open file in one. */
   replyCreate(
     call: number,
@@ -229,13 +230,18 @@ export interface NativeUpcalls {
    *
    * While a node is open with a file that `replyOpen` or `replyCreate` gave, GETATTR and GETXATTR of it
    * are answered from that as well, and the kernel keeps nothing of it. The inode number is that of the
-   * last `replyCreate` or `replyAttr`; where there was none, the tree is asked once. Attributes of
+   * last `replyOpen`, `replyCreate` or `replyAttr`; where there was none, the tree is asked once. Attributes of
    * trusted.* are the tree's always.
    * @param links  0 of anything but a directory
    */
   adopt(node: number, fd: number, ino: number, links: number): void;
   /** Every request on the node is an upcall again; when it returns, none is being answered by native. */
   disown(node: number): void;
+  /**
+   * Native answers GETXATTR of the root (but for trusted.*) from this descriptor of upper/, which it takes
+   * over, as long as the session lives: the kernel caches no ACL of a root.
+   */
+  holdRoot(fd: number): void;
 
   /**
    * Tells the kernel to forget a name of a directory, or (name empty) the attributes and cached pages of a

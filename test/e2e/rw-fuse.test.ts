@@ -1,6 +1,6 @@
 // A mount with `--rw fuse` from the command line on: that changes are there, last as long as they
 // should, and leave nothing behind. What each operation does is in writable.test.ts.
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
@@ -130,6 +130,45 @@ test('a write to what has not arrived waits for it; one that replaces it does no
   const library = join(shared, 'small-root', image.library);
   await must('cmp', ['-n', '3000000', library, join(dir, image.library)]);
   await shell(dir, 'test "$(cat zz-large/twelve-parts)" = short');
+});
+
+/** Requests of a mount that came to its tree so far. */
+async function upcalls(stage: Stage, directory: string): Promise<number> {
+  return (await stage.mountStatus(directory)).tree?.upcalls ?? 0;
+}
+
+test('paths from the root that somebody else walks, and files opened again, cost the tree little', async (t) => {
+  const stage = await Stage.open(t);
+  await imageOn(stage);
+  const directory = await stage.mount('small:1', ['--rw', 'fuse']);
+  await shell(directory, 'echo new >new; chmod 644 new; mkdir mine; chmod 777 mine');
+  await chmod(stage.dir, 0o711);
+  const other = (script: string) =>
+    must('setpriv', ['--reuid=1234', '--regid=1234', '--clear-groups', 'sh', '-c', script], {
+      timeoutMs: 60_000,
+    });
+  const count = 300;
+  const walk = `for i in $(seq ${count}); do read -r line <"$0"; done`;
+  const walked = await upcalls(stage, directory);
+  await other(`set -- '${join(directory, 'new')}'; ${walk.replaceAll('$0', '$1')}`);
+  const forWalks = (await upcalls(stage, directory)) - walked;
+  t.true(forWalks < count / 2, `${forWalks} upcalls for ${count} walks`);
+  // The ACL of the root is what was set last, to the kernel as well.
+  const enter = () => other(`cat '${join(directory, 'new')}'`);
+  t.is(await enter(), 'new\n');
+  await must('setfacl', ['-m', 'u:1234:---', directory]);
+  await t.throwsAsync(enter, { message: /Permission denied/ });
+  t.regex(await must('getfacl', ['-cp', directory]), /user:1234:---/);
+  await must('setfacl', ['-b', directory]);
+  t.is(await enter(), 'new\n');
+  // open for reading and writing, fstat by `test -s /dev/fd/3`, close.
+  const opened = await upcalls(stage, directory);
+  await other(
+    `cd '${join(directory, 'mine')}'; for i in $(seq ${count}); do exec 3<>file; test -s /dev/fd/3; exec 3>&-; done`,
+  );
+  const forOpens = (await upcalls(stage, directory)) - opened;
+  // One for the open, one for its attributes before it; none for those of an open file.
+  t.true(forOpens < count * 2.5, `${forOpens} upcalls for ${count} opens`);
 });
 
 test('unmounted while in use: refused, or lazily with the changes going on', async (t) => {

@@ -350,7 +350,7 @@ export class ToyTree {
     const kept = O_ACCMODE | constants.O_APPEND | constants.O_TRUNC;
     const path = file.fd === undefined ? file.path : `/proc/self/fd/${file.fd}`;
     const fd = openSync(path, flags & kept);
-    return this.#reply(this.#native.replyOpen(call, fd, this.#as, this.#tag));
+    return this.#reply(this.#native.replyOpen(call, fd, this.#as, this.#tag, 0));
   }
 
   #setattr({ call, numbers }: Call, node: number): unknown {

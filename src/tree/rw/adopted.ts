@@ -1,7 +1,7 @@
 // What the session answers by itself from a descriptor: opens for reading, and attributes, of files that are
 // read again and again after they were written; attributes of directories that change again and again, for
-// which the kernel asks after each change. What does not live here: opens for writing, which come to the
-// tree always.
+// which the kernel asks after each change; extended attributes of the root, whose ACL it never keeps. What
+// does not live here: opens for writing, which come to the tree always.
 
 import { O_RDONLY } from './abi.ts';
 import { isMapped, type Where } from './attr.ts';
@@ -43,6 +43,17 @@ export class AdoptedFiles {
     const where = { fd: this.#core.fd(directory), name: '.' };
     if (this.#adopt(directory, where, 2 + directory.subdirectories))
       directory.disown = () => this.drop(directory);
+  }
+
+  /** The root is in upper/ from the start, and stays there. */
+  holdRoot(): void {
+    const { host, io, log, root } = this.#core;
+    try {
+      host.holdRoot(io.openFile(this.#core.fd(root), '', O_RDONLY));
+    } catch (error) {
+      // Only a saving, as below.
+      log.debug({ error: String(error) }, 'the root could not be held');
+    }
   }
 
   #adopt(node: Node, { fd, name }: Where, links: number): boolean {

@@ -141,7 +141,7 @@ function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boole
   }
   if ((flags & O_ACCMODE) === O_RDONLY) core.adopted.opened(file, where);
   else forgetCached(core, file, flags);
-  return { kind: 'upper', fd, direct, tag: 0 };
+  return { kind: 'upper', fd, direct, tag: 0, ino: file.ino };
 }
 
 /** Asked once: nothing but the tree gives a file such bits, and native only takes them away. */
@@ -178,7 +178,7 @@ export function createFile(
   file.mayBeMapped = (flags & O_ACCMODE) === O_RDWR;
   return {
     file,
-    opened: { kind: 'upper', fd: made.fd, direct: stripsOnWrite(mode), tag: 0 },
+    opened: { kind: 'upper', fd: made.fd, direct: stripsOnWrite(mode), tag: 0, ino: file.ino },
   };
 }
 
@@ -205,7 +205,7 @@ export function createUnnamed(
     file.fd = held;
     file.mayBeMapped = (flags & O_ACCMODE) === O_RDWR;
     core.files.set(file.id, file);
-    return { file, opened: { kind: 'upper', fd, direct: stripsOnWrite(mode), tag: 0 } };
+    return { file, opened: { kind: 'upper', fd, direct: stripsOnWrite(mode), tag: 0, ino } };
   } catch (error) {
     if (held >= 0) io.close(held);
     io.close(fd);

@@ -47,8 +47,8 @@ export interface Entry {
 export type Opened =
   /** Its content is the template's still, or equal to it: the session opens it as it would without a tree. */
   | { kind: 'template' }
-  /** `fd` goes over to the caller. `direct`: not by passthrough (it would keep a setuid bit alive). `tag`: 0, or a number for `release`. */
-  | { kind: 'upper'; fd: number; direct: boolean; tag: number };
+  /** `fd` goes over to the caller. `direct`: not by passthrough (it would keep a setuid bit alive). `tag`: 0, or a number for `release`. `ino` is the inode number that is shown. */
+  | { kind: 'upper'; fd: number; direct: boolean; tag: number; ino: number };
 
 /** Attributes to set; what is undefined stays. */
 export interface Changes {
@@ -87,6 +87,8 @@ export interface TreeHost {
    */
   adopt(node: number, fd: number, ino: number, links: number): void;
   disown(node: number): void;
+  /** The session may answer for extended attributes of the root from this descriptor of upper/, which it takes over. */
+  holdRoot(fd: number): void;
 }
 
 /** The tree of one mount. All throw Errno, or Wait. Names are byte strings. */

@@ -96,6 +96,7 @@ class Scan {
   run(): void {
     const core = this.#core;
     this.#finishRoot();
+    core.adopted.holdRoot();
     const queue: Directory[] = [core.root];
     for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
       for (const { name } of core.io.list(core.fd(next), '')) {

@@ -61,6 +61,9 @@ export class NotedHost implements TreeHost {
     if (fd !== undefined) closeSync(fd);
     this.adopted.delete(node);
   }
+  holdRoot(fd: number): void {
+    closeSync(fd);
+  }
 }
 
 /** Attributes by name. */
