@@ -66,7 +66,10 @@ export class Running {
     this.#ready = waitReady(
       service,
       { stdout, stderr, ended: this.#ended },
-      { timeoutMs: READY_TIMEOUT_MS, output: () => this.#output },
+      {
+        timeoutMs: READY_TIMEOUT_MS,
+        output: () => `${this.#output}\nthe daemon: ${worker.printed}`,
+      },
     );
     this.#ready.catch(() => {});
   }

@@ -82,6 +82,7 @@ export class Worker {
   readonly #env: NodeJS.ProcessEnv;
   readonly #within: Within;
   #daemon: ChildProcess | undefined;
+  #printed = '';
 
   private constructor(space: Workspace, root: string, server: string, within: Within) {
     this.root = root;
@@ -109,10 +110,9 @@ export class Worker {
       ...env,
     });
     worker.#daemon = child;
-    let output = '';
     for (const stream of [child.stdout!, child.stderr!]) {
       stream.setEncoding('utf8').on('data', (text: string) => {
-        output = (output + text).slice(-4096);
+        worker.#printed = (worker.#printed + text).slice(-4096);
       });
     }
     // A machine at work takes its time.
@@ -124,11 +124,19 @@ export class Worker {
       } catch (error) {
         // It does not listen yet; only the last failure counts.
         if (child.exitCode !== null || Date.now() > end) {
-          throw new Error(`the daemon does not answer: ${output}`, { cause: error });
+          throw new Error(`the daemon does not answer: ${worker.printed}`, { cause: error });
         }
         await sleep(10);
       }
     }
+  }
+
+  /** The end of what the daemon has printed, for whoever finds that something is wrong. */
+  get printed(): string {
+    const { exitCode, signalCode } = this.#daemon!;
+    const ended =
+      exitCode === null && signalCode === null ? '' : `it ended: ${exitCode ?? signalCode}`;
+    return `${this.#printed}${ended}`;
   }
 
   /** Process id of the daemon. */
