@@ -113,6 +113,10 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   uint64_t still() { return channel_ == nullptr ? 1 : channel_->still(); }
   /** Sends a request to the tree: kAnswered, or -EIO where nobody is there. */
   int upcall(std::shared_ptr<Upcall> upcall);
+  /** UpcallChannel::forget. */
+  void forget(uint64_t node, uint64_t lookups) {
+    if (channel_ != nullptr) channel_->forget(node, lookups);
+  }
 
   /** Answers one request; every request gets exactly one reply, at once or after a wait. Lane
    * threads, tests. */

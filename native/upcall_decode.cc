@@ -214,14 +214,7 @@ int decode_fsyncdir(const Context& c, Upcall* to) {
 namespace {
 void forget(const Context& c, uint64_t node, uint64_t lookups) {
   // Rows of the template are held for nobody, as long as they are that.
-  if (!c.session.divergence().thawed(node)) return;
-  auto message = make_upcall(c.request);
-  message->unique = 0;
-  message->numbers[0] = FUSE_FORGET;
-  message->numbers[1] = static_cast<double>(node);
-  message->numbers[kArg] = static_cast<double>(lookups);
-  // EIO where nobody is there: then nobody counts.
-  c.session.upcall(std::move(message));
+  if (c.session.divergence().thawed(node)) c.session.forget(node, lookups);
 }
 }  // namespace
 

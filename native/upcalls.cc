@@ -76,6 +76,7 @@ std::vector<std::shared_ptr<Upcall>> UpcallChannel::take_all() {
   std::vector<std::shared_ptr<Upcall>> all;
   std::lock_guard lock(mutex_);
   queue_.clear();
+  forgets_.clear();
   queued_.store(0, std::memory_order_relaxed);
   for (auto& [call, upcall] : calls_) all.push_back(std::move(upcall));
   calls_.clear();
@@ -87,8 +88,38 @@ void UpcallChannel::enqueue(std::shared_ptr<Upcall> upcall) {
   queue_.push_back(std::move(upcall));
   turns_++;
   queued_.fetch_add(1, std::memory_order_relaxed);
-  if (std::exchange(signalled_, true)) return;
-  wake_();
+  wake_tree();
+}
+
+// Under the lock.
+void UpcallChannel::wake_tree() {
+  if (!std::exchange(signalled_, true)) wake_();
+}
+
+void UpcallChannel::forget(uint64_t node, uint64_t lookups) {
+  std::lock_guard lock(mutex_);
+  if (!attached_) return;
+  forgets_.push_back({node, lookups});
+  if (forgets_.size() == Upcall::kForgets) {
+    enqueue(take_forgets());
+  } else {
+    wake_tree();
+  }
+}
+
+// One message of all that there are: nullptr where there are none. Under the lock.
+std::shared_ptr<Upcall> UpcallChannel::take_forgets() {
+  if (forgets_.empty()) return nullptr;
+  auto message = std::make_shared<Upcall>();
+  message->numbers[0] = FUSE_FORGET;
+  double* slot = message->numbers + Upcall::kArg;
+  for (const Forget& forget : forgets_) {
+    *slot++ = static_cast<double>(forget.node);
+    *slot++ = static_cast<double>(forget.lookups);
+  }
+  forgets_.clear();
+  count_.fetch_add(1, std::memory_order_relaxed);
+  return message;
 }
 
 bool UpcallChannel::submit(std::shared_ptr<Upcall> upcall) {
@@ -129,6 +160,7 @@ std::shared_ptr<Upcall> UpcallChannel::take_next() {
   if (queued_.load(std::memory_order_relaxed) == 0 && worth_looking()) look();
   std::lock_guard lock(mutex_);
   std::shared_ptr<Upcall> next = pop();
+  if (next == nullptr) next = take_forgets();
   if (next == nullptr) signalled_ = false;
   return next;
 }

@@ -30,6 +30,8 @@ struct Upcall {
   static constexpr size_t kSlots = 24;
   /** First slot of the operation's own numbers. */
   static constexpr size_t kArg = 6;
+  /** Nodes that one FORGET names, each with its lookups. */
+  static constexpr size_t kForgets = (kSlots - kArg) / 2;
 
   /** 0: a message without a reply. */
   uint64_t call = 0;
@@ -113,6 +115,9 @@ class UpcallChannel {
   void session_ended(int error);
   /** Sends a request to the tree. False: nobody is there, it is to be refused. */
   bool submit(std::shared_ptr<Upcall> upcall);
+  /** The kernel has let go of a node. Several go in one message, when the tree has nothing else to
+   * do, or when there are enough for one. Where nobody is there, nobody counts. */
+  void forget(uint64_t node, uint64_t lookups);
   /** The wait of a parked request is over. */
   void resumed(uint64_t call, int error, bool interrupted);
   enum class Found { kNone, kBusy, kHeld, kParked };
@@ -130,6 +135,8 @@ class UpcallChannel {
  private:
   explicit UpcallChannel(double number) : number_(number) {}
   void enqueue(std::shared_ptr<Upcall> upcall);
+  void wake_tree();
+  std::shared_ptr<Upcall> take_forgets();
   std::shared_ptr<Upcall> pop();
   bool worth_looking();
   bool look();
@@ -150,6 +157,11 @@ class UpcallChannel {
   std::unordered_map<uint64_t, std::shared_ptr<Upcall>> calls_;
   std::deque<std::shared_ptr<Upcall>> queue_;
   std::atomic<size_t> queued_{0};
+  struct Forget {
+    uint64_t node;
+    uint64_t lookups;
+  };
+  std::vector<Forget> forgets_;
 
   // The tree's thread only.
   int credit_ = 0;           // how well looking paid lately

@@ -70,7 +70,13 @@ class WildTree {
     for (double number : upcall->numbers) {
       if (number != number) die("an upcall with no number");
     }
-    if (upcall->call == 0) return;
+    if (upcall->call == 0) {
+      bool forget = static_cast<int>(upcall->numbers[0]) == FUSE_FORGET;
+      if (forget && upcall->numbers[Upcall::kArg] == 0) {
+        die("a FORGET of nothing");
+      }
+      return;
+    }
     if (random_() % 8 == 0) do_something(*upcall);
     switch (random_() % 16) {
       case 0:

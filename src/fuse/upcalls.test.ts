@@ -78,7 +78,7 @@ function world(answers: Partial<Record<keyof TreeOperations, () => unknown>> = {
     log,
   );
   const request: World['request'] = (op, args = [], name = '', more = {}) => {
-    const numbers = new Float64Array(20);
+    const numbers = new Float64Array(24);
     numbers.set([UPCALL[op], 42, 1000, 100, 77, 0o22, ...args]);
     send!(more.call ?? 9, numbers, name, more.name2 ?? '', more.value);
   };
@@ -169,11 +169,30 @@ test('Forget and Release are never answered', (t) => {
       throw new Error('unknown tag');
     },
   });
-  at.request('Forget', [3], '', { call: 0 });
+  at.request('Forget', [42, 3], '', { call: 0 });
   at.request('Release', [8], '', { call: 0 });
   t.deepEqual(at.asked, [
     ['forget', 42, 3],
     ['release', 8],
+  ]);
+  t.deepEqual(at.replies, []);
+  t.is(at.logged.length, 1);
+});
+
+test('one Forget names several nodes, and an error of one is none of the others', (t) => {
+  let calls = 0;
+  const at = world({
+    forget: () => {
+      if (++calls === 1) throw new Error('of a bug');
+    },
+  });
+  const most = Array.from({ length: 9 }, (_, i) => [7 + i, i + 1]);
+  at.request('Forget', most.flat(), '', { call: 0 });
+  at.request('Forget', [2 ** 32, 1, 2 ** 32 + 1, 2, 0, 5], '', { call: 0 });
+  t.deepEqual(at.asked, [
+    ...most.map(([node, lookups]) => ['forget', node, lookups]),
+    ['forget', 2 ** 32, 1],
+    ['forget', 2 ** 32 + 1, 2],
   ]);
   t.deepEqual(at.replies, []);
   t.is(at.logged.length, 1);

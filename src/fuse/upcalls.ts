@@ -166,6 +166,15 @@ export class UpcallServer {
     );
   }
 
+  /** One of several that the kernel has let go: an error of one is none of the others. */
+  forget(node: number, lookups: number): void {
+    try {
+      this.tree.forget(node, lookups);
+    } catch (error) {
+      this.fail(0, error, 'forget');
+    }
+  }
+
   /** An entry that the kernel looks up by it; one that it did not hear of is forgotten again. */
   entry(call: number, { node, attributes, attrValidMs }: Entry): void {
     if (!this.native.replyEntry(call, node, attributes, Number.POSITIVE_INFINITY, attrValidMs)) {
@@ -258,7 +267,10 @@ const TABLE: Record<keyof typeof UPCALL, Operation> = {
     if (found === undefined) server.native.replyNoEntry(request.call);
     else server.entry(request.call, found);
   },
-  Forget: ({ tree }, request) => tree.forget(node(request), arg(request, 0)),
+  Forget: (server, { numbers }) => {
+    for (let slot: number = IN.arg; (numbers[slot] ?? 0) !== 0; slot += 2)
+      server.forget(numbers[slot] ?? 0, numbers[slot + 1] ?? 0);
+  },
   Getattr: ({ native, tree }, request) => {
     const { attributes, attrValidMs } = tree.getattr(node(request));
     native.replyAttr(request.call, attributes, attrValidMs);

@@ -58,7 +58,8 @@ export const IN = { op: 0, node: 1, uid: 2, gid: 3, pid: 4, umask: 5, arg: 6 } a
  *   Readdir    cookie, room in bytes, 1 where entries are wanted with attributes (READDIRPLUS)
  *   Setxattr   flags of setxattr(2), 1 where the setgid bit is to be cleared (FUSE_SETXATTR_ACL_KILL_SGID)
  *   Getxattr, Listxattr   room in bytes (0: the size is asked for)
- *   Forget     number of lookups that are forgotten
+ *   Forget     pairs of a node and the number of its lookups that are forgotten, up to a node 0 or the end of the
+ *              slots; IN.node is 0. Comes when nothing else does, or when there are enough for one
  *   Release    what `replyOpen` was given as `tag` (sent for opens with a tag only)
  *   Fsync      nothing: through a handle on the template's content, of a node that has diverged
  *   Fsyncdir   1 for data only

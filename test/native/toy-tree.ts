@@ -106,6 +106,8 @@ export class ToyTree {
         return;
       case 'seen':
         return this.#seen.splice(0);
+      case 'files':
+        return [...this.#files.keys()];
       case 'undelivered':
         return this.#undelivered;
       case 'count':
@@ -156,9 +158,10 @@ export class ToyTree {
     const node = numbers[IN.node]!;
     const value =
       request.value === undefined ? {} : { value: Buffer.from(request.value).toString('latin1') };
-    this.#seen.push({ op, node, name, numbers: [...numbers.subarray(0, 20)], ...value });
+    this.#seen.push({ op, node, name, numbers: [...numbers], ...value });
     if (call === 0) {
-      if (op === 'Forget') this.#forget(node);
+      for (let slot: number = IN.arg; op === 'Forget' && (numbers[slot] ?? 0) !== 0; slot += 2)
+        this.#forget(numbers[slot]!);
       return;
     }
     if (this.#held.has(op)) {

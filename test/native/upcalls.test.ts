@@ -292,6 +292,34 @@ test('a file that is open is looked at without the tree', async (t) => {
   t.is(await snake.ask(`os.fstat(${fd}).st_nlink`), 0);
 });
 
+test('what the kernel forgets is told to the tree, several at once, and none is lost', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const script = `
+import os, sys
+for i in range(200):
+    name = f'{sys.argv[1]}/f{i}'
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT))
+    os.unlink(name)
+`;
+  await world.seen();
+  const run = world.fixture.start('python3', '-c', script, world.root);
+  t.is((await run.end).code, 0, run.err);
+  const forgotten = new Map<number, number>();
+  let messages = 0;
+  await until('every FORGET', async () => {
+    for (const { op, numbers } of await world.seen()) {
+      if (op !== 'Forget') continue;
+      messages++;
+      for (let slot = 6; (numbers[slot] ?? 0) !== 0; slot += 2)
+        forgotten.set(numbers[slot]!, (forgotten.get(numbers[slot]!) ?? 0) + numbers[slot + 1]!);
+    }
+    return forgotten.size === 200;
+  });
+  t.true([...forgotten.values()].every((lookups) => lookups === 1));
+  t.true(messages < 200, `${messages} messages`);
+  t.deepEqual(await world.toy('files'), []);
+});
+
 test('a file of the image has no time of birth, also when it is adopted; a new one has', async (t) => {
   const world = await World.make(t, { ready: true });
   const born = async (name: string) => {
