@@ -1,4 +1,4 @@
-// The notifier's queue and thread.
+// The notifier's queues and threads.
 #include "notifier.h"
 
 #include <linux/fuse.h>
@@ -11,66 +11,100 @@ namespace firstlight {
 
 Notifier::~Notifier() {
   stop();
-  if (thread_.joinable()) thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 void Notifier::start() {
-  ended_ = false;
-  thread_ = std::thread([this] { run(); });
+  std::lock_guard lock(mutex_);
+  start_thread(&names_);
+}
+
+// Under the lock.
+void Notifier::start_thread(Queue* queue) {
+  running_++;
+  threads_.emplace_back([this, queue] { run(queue); });
 }
 
 void Notifier::push(Item item) {
   std::lock_guard lock(mutex_);
-  if (item.kind == Item::kMark ? ended_ : stopping_) {
-    if (item.kind == Item::kMark) passed_(item.node);
-    return;
+  if (stopping_) return;
+  item.turn = next_turn_++;
+  open_.insert(item.turn);
+  if (item.kind == Item::kName) {
+    names_.push_back(std::move(item));
+  } else {
+    pages_.push_back(std::move(item));
+    // The one for names does not count.
+    bool more = threads_.size() - 1 < kPageThreads;
+    if (pages_.size() > idle_page_threads_ && more) start_thread(&pages_);
   }
-  items_.push_back(std::move(item));
-  changed_.notify_one();
+  changed_.notify_all();
 }
 
 void Notifier::invalidate(uint64_t node, std::string name) {
-  auto kind = name.empty() ? Item::kNode : Item::kName;
-  push({kind, node, std::move(name)});
+  if (!name.empty()) return push({Item::kName, node, std::move(name)});
+  // The attributes need not wait for a page.
+  invalidate_attributes(node);
+  push({Item::kPages, node, {}});
 }
 
 void Notifier::invalidate_attributes(uint64_t node) { send({Item::kAttributes, node, {}}); }
 
-void Notifier::mark(uint64_t mark) { push({Item::kMark, mark, {}}); }
+void Notifier::mark(uint64_t mark) {
+  std::lock_guard lock(mutex_);
+  marks_.emplace_back(next_turn_, mark);
+  settle_marks();
+}
+
+// Under the lock.
+void Notifier::settle_marks() {
+  while (!marks_.empty() && (open_.empty() || *open_.begin() >= marks_.front().first)) {
+    passed_(marks_.front().second);
+    marks_.pop_front();
+  }
+}
 
 void Notifier::stop() {
   std::lock_guard lock(mutex_);
   stopping_ = true;
-  std::erase_if(items_, [](const Item& item) { return item.kind != Item::kMark; });
+  for (Queue* queue : {&names_, &pages_}) {
+    for (const Item& item : *queue) open_.erase(item.turn);
+    queue->clear();
+  }
+  settle_marks();
   changed_.notify_all();
 }
 
 bool Notifier::ended(std::chrono::milliseconds bound) {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, bound, [&] { return ended_; });
+  return changed_.wait_for(lock, bound, [&] { return running_ == 0; });
 }
 
-void Notifier::run() {
+void Notifier::run(Queue* queue) {
   pthread_setname_np(pthread_self(), "fl-notifier");
   sigset_t all;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, nullptr);
+  bool pages = queue == &pages_;
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [&] { return stopping_ || !items_.empty(); });
-    if (items_.empty()) break;
-    Item item = std::move(items_.front());
-    items_.pop_front();
+    if (pages) idle_page_threads_++;
+    changed_.wait(lock, [&] { return stopping_ || !queue->empty(); });
+    if (pages) idle_page_threads_--;
+    if (queue->empty()) break;
+    Item item = std::move(queue->front());
+    queue->pop_front();
     lock.unlock();
     send(item);
     lock.lock();
+    open_.erase(item.turn);
+    settle_marks();
   }
-  ended_ = true;
+  running_--;
   changed_.notify_all();
 }
 
 void Notifier::send(const Item& item) {
-  if (item.kind == Item::kMark) return passed_(item.node);
   fuse_out_header header = {};
   iovec pieces[3] = {{&header, sizeof header}, {}, {}};
   fuse_notify_inval_entry_out entry = {};

@@ -34,6 +34,7 @@ int main(int count, char** words) {
   if (mode == "units") {
     units();
     open_rules();
+    notifier_rules();
   }
   return 0;
 }

@@ -30,5 +30,7 @@ void fuzz_writable(const Deadline& deadline, Random& random);
 void units();
 /** What opens do while another thread opens, releases or maps the same file. */
 void open_rules();
+/** What a notification that waits in the kernel delays. */
+void notifier_rules();
 
 }  // namespace firstlight::test
