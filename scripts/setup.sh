@@ -11,7 +11,7 @@ packages=(
   make g++ python3 ca-certificates
   fuse3 libfuse2 runc crun containerd
   mmdebstrap debian-archive-keyring umoci skopeo docker-registry apache2-utils busybox-static
-  zstd attr acl libcap2-bin jq curl procps iproute2
+  zstd attr acl e2fsprogs libcap2-bin jq curl procps iproute2
   clang clang-format libclang-rt-14-dev
   "$@"
 )
