@@ -3,6 +3,7 @@
 // memory. What does not live here: what is installed on it.
 import { mkdir, readdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { REPOSITORY } from './images.ts';
 import { Background, must, type RunOptions, run, until } from './proc.ts';
 import type { Stage } from './stage.ts';
 
@@ -42,11 +43,11 @@ const MASKED = [
   'timers.target',
 ];
 
-/** Makes the root directory and becomes systemd. Arguments: the stage's directory, the units. */
+/** Makes the root directory and becomes systemd. Arguments: the stage's directory, the checkout (it may lie in /tmp), the units. */
 const BOOT = `
 set -eu
 : "\${1:?}"
-stage=$1 work=$1/host root=$1/host/root; shift
+stage=$1 checkout=$2 work=$1/host root=$1/host/root; shift 2
 mount -t tmpfs tmpfs "$work"
 mkdir "$root" "$work/upper" "$work/work"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" "$root"
@@ -67,7 +68,7 @@ else
 fi
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
-mkdir -p "$root$stage" && mount --bind "$stage" "$root$stage"
+for shared in "$checkout" "$stage"; do mkdir -p "$root$shared" && mount --bind "$shared" "$root$shared"; done
 mount -t tmpfs tmpfs "$root/dev"
 for name in null zero full random urandom tty fuse; do
   touch "$root/dev/$name" && mount --bind "/dev/$name" "$root/dev/$name"
@@ -135,7 +136,7 @@ export class SystemdHost {
     const boot = new Background('sh', [
       ...['-ec', `${enter}\nexec "$@"`, 'sh'],
       ...unshare,
-      ...['sh', '-c', BOOT, 'boot', stage.dir, ...MASKED],
+      ...['sh', '-c', BOOT, 'boot', stage.dir, REPOSITORY, ...MASKED],
     ]);
     stage.onClose(async () => {
       // With process 1 everything in its namespaces ends.

@@ -23,6 +23,23 @@ export interface ModelTest {
   excuse?: Excuse;
 }
 
+/**
+ * Clause 9.9: through a descriptor of a device or fifo of the image, overlayfs' chmod copies the old file over
+ * whatever has its name by then. Such calls are turned into looks.
+ */
+function sparing(run: Run): Run {
+  const special = new Set(run.image.map((line) => /^(?:mknod|mkfifo) (\S+) /.exec(line)?.[1]));
+  const opened = new Map<string, string>();
+  const spare = (line: string) => {
+    const [, name, path] = /^open (\S+) (\S+) /.exec(line) ?? [];
+    if (name !== undefined && path !== undefined) opened.set(name, path);
+    const handle = /^chmod @(\S+) /.exec(line)?.[1];
+    const changed = handle === undefined ? undefined : opened.get(handle);
+    return special.has(changed ?? '') ? `lstat @${handle} type,mode` : line;
+  };
+  return { ...run, batches: run.batches.map((batch) => batch.map(spare)) };
+}
+
 /** A time that a double holds: the root of an overlay gets its own as one (clause 9.7). */
 const OLD = '@900000000.5';
 
@@ -68,7 +85,9 @@ async function oneRun(
       if (subject === 'overlay') await interpreter.must(['lax inodes']);
     }
     const [reference, subject] = interpreters as [Interpreter, Interpreter];
-    const found = await compareRun(run, reference, subject, test.excuse);
+    const layered = test.reference === 'overlay' || test.subject === 'overlay';
+    const fair = layered ? sparing(run) : run;
+    const found = await compareRun(fair, reference, subject, test.excuse);
     if (found !== undefined || test.subject !== 'fuse') return found;
     // A reference in kernel overlayfs breaks hard links: what was made is held against itself.
     const state = await subject.tree();

@@ -145,6 +145,15 @@ export const names: Clause[] = [
     open c @r r
     read c 9 -> ok =text
     `,
+    `
+    mkfifo p 0644
+    --
+    open a p rw,nonblock
+    put q w,creat =other
+    rename q p
+    chmod @a 0600
+    unlink p -> ok | overlay/image ESTALE (9.9)
+    `,
   ),
   clause(
     '5.5',
