@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import test from 'ava';
-import { type ErrorKind, FirstlightError } from '../errors/errors.ts';
+import type { ErrorKind } from '../errors/errors.ts';
 import { sha256Digest } from './digest.ts';
 import { openDockerArchive } from './docker-archive.ts';
 import { MEDIA } from './manifest.ts';
@@ -13,6 +13,7 @@ import { openOciLayout } from './oci-layout.ts';
 import { openRootfs } from './rootfs.ts';
 import type { ImageSource } from './source.ts';
 import { MemorySink, names, type Packed, pack, view } from './testkit.ts';
+import { failure } from './testkit-registry.ts';
 
 const AMD64 = { platform: 'linux/amd64' };
 
@@ -34,16 +35,6 @@ async function take(opening: Promise<ImageSource>) {
   } finally {
     await source.close();
   }
-}
-
-async function failure(promise: Promise<unknown>): Promise<FirstlightError> {
-  try {
-    await promise;
-  } catch (error) {
-    if (error instanceof FirstlightError) return error;
-    throw error;
-  }
-  throw new Error('did not fail');
 }
 
 /** The files of an OCI layout, by path. */

@@ -21,11 +21,11 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import test from 'ava';
-import { FirstlightError } from '../../src/errors/errors.ts';
 import { mergeImage } from '../../src/image/merge.ts';
 import { openOciLayout } from '../../src/image/oci-layout.ts';
 import { openRegistry, type RegistryOptions } from '../../src/image/registry.ts';
 import type { ContentSink } from '../../src/image/source.ts';
+import { failure } from '../../src/image/testkit-registry.ts';
 import { S_IF, type TreeNode } from '../../src/image/tree.ts';
 
 const run = promisify(execFile);
@@ -260,16 +260,6 @@ async function take(reference: string, options: Partial<RegistryOptions> = {}) {
   } finally {
     await source.close();
   }
-}
-
-async function failure(promise: Promise<unknown>): Promise<FirstlightError> {
-  try {
-    await promise;
-  } catch (error) {
-    if (error instanceof FirstlightError) return error;
-    throw error;
-  }
-  throw new Error('did not fail');
 }
 
 test('gzip, zstd and docker manifests give the tree that umoci unpacks', async (t) => {
