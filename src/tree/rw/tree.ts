@@ -45,6 +45,7 @@ export interface WritableTreeOptions {
   /** O_RDONLY descriptor of a whole, verified content, the caller's to close; undefined: it has not arrived. */
   openContent(content: number): number | undefined;
   log: Logger;
+  /** How long a copy that nobody comes for is kept (copy-jobs.ts), ms. */
   unclaimedMs?: number | undefined;
 }
 
