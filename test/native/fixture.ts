@@ -282,11 +282,20 @@ export class Fixture {
   }
 
   /** Has the child do something; rejects with its error. */
-  send(command: Command): Promise<unknown> {
+  send(command: Exclude<Command, { do: 'exit' }>): Promise<unknown> {
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
       this.child.send({ id, command });
+    });
+  }
+
+  /** Has the child end without unmounting; gives its exit code, or the signal that ended it. */
+  exit(): Promise<number | NodeJS.Signals> {
+    return new Promise((resolve) => {
+      this.child.once('exit', (code, signal) => resolve(code ?? signal!));
+      const command: Command = { do: 'exit' };
+      this.child.send({ id: this.#next++, command });
     });
   }
 

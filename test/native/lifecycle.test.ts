@@ -174,9 +174,7 @@ test('a process that ends without unmounting takes its mount along', async (t) =
   const actor = await Actor.start(fixture);
   actor.tell(`open ${points[0]}/late`);
   await fixture.untilWaiting(1);
-  const gone = new Promise((resolve) => fixture.child.once('exit', (code) => resolve(code)));
-  await fixture.send({ do: 'exit' });
-  t.is(await gone, 0);
+  t.is(await fixture.exit(), 0);
   t.regex(await actor.answer(), /^error /);
   t.false(await mounted(points[0]!));
 });

@@ -27,7 +27,9 @@ export type Command =
   | { do: 'markReady' | 'markParts' | 'clearFailed'; indexes: number[] }
   | { do: 'markFailed'; indexes: number[]; errno: number }
   | { do: 'state'; content: number }
-  | { do: 'waiting' | 'closeTemplate' | 'events' | 'usage' | 'probe' | 'exit' }
+  | { do: 'waiting' | 'closeTemplate' | 'events' | 'usage' | 'probe' }
+  /** Has no answer: one that is on its way when the process ends may come or not. */
+  | { do: 'exit' }
   | { do: 'unmount'; mount: number; detach: boolean }
   | { do: 'abort' | 'stats' | 'takeTrace'; mount: number }
   | { do: 'setTracing'; mount: number; on: boolean }
@@ -126,7 +128,7 @@ async function obey(command: Command): Promise<unknown> {
       return;
     case 'exit':
       // What a forgetful program does: the mount is still there.
-      setImmediate(() => process.exit(0));
+      process.exit(0);
   }
 }
 
