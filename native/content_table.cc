@@ -130,9 +130,14 @@ void ContentTable::mark_failed(std::span<const uint32_t> contents, int error) {
   std::lock_guard lock(mutex_);
   bool lost = false;
   for (uint32_t content : contents) {
-    lost |= state(content) == ContentState::kRoLayer;
+    bool complete = state(content) == ContentState::kRoLayer;
     failures_[content] = error;
     states_[content].store(static_cast<uint8_t>(ContentState::kFailed), std::memory_order_release);
+    if (complete) {
+      lost = true;
+      // After the new state: what reads it from now on fails.
+      for (WaitOwner* owner : watchers_) owner->lost(content);
+    }
     finish(content, error);
   }
   if (!lost) return;
@@ -215,9 +220,15 @@ std::vector<ContentTable::Interrupted> ContentTable::interrupted(
   return found;
 }
 
+void ContentTable::watch(WaitOwner* owner) {
+  std::lock_guard lock(mutex_);
+  watchers_.push_back(owner);
+}
+
 ParkedList ContentTable::close(WaitOwner* owner) {
   std::lock_guard lock(mutex_);
   owner->closed_ = true;
+  std::erase(watchers_, owner);
   return take_where([&](const Parked& p) { return p.owner.get() == owner; });
 }
 

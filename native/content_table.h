@@ -67,6 +67,9 @@ class WaitOwner {
   virtual ~WaitOwner() = default;
   /** Takes a request whose wait is over, to be answered on a thread of the owner. */
   virtual void resume(std::unique_ptr<Parked> parked) = 0;
+  /** A complete content was lost: its file is damaged, and so may be what was read of it. To those
+   * who `watch`, under the table's lock. */
+  virtual void lost(uint32_t) {}
 
  private:
   friend class ContentTable;
@@ -122,6 +125,8 @@ class ContentTable {
   /** The owner's waiting requests that were interrupted, and its earliest deadline (max() where
    * none). */
   std::vector<Interrupted> interrupted(WaitOwner* owner, Clock::time_point* deadline) const;
+  /** Tells the owner of contents that are lost, until it is closed. */
+  void watch(WaitOwner* owner);
   /** Takes everything of an owner; no request of it can wait from then on. */
   ParkedList close(WaitOwner* owner);
   /** Requests that wait now, through all owners. */
@@ -145,6 +150,7 @@ class ContentTable {
   mutable std::mutex mutex_;
   std::unordered_map<uint32_t, ParkedList> waits_;
   std::unordered_map<uint32_t, int> failures_;
+  std::vector<WaitOwner*> watchers_;
 };
 
 }  // namespace firstlight

@@ -44,7 +44,9 @@ Commit HandleTable::commit(const std::shared_ptr<Handle>& handle, uint64_t seen,
   uint64_t node = handle->node;
   if (!by_tree && divergence_.thawed(node)) return Commit::kThawed;
   if (handle->backed) {
+    if (unseen()) return Commit::kUnseen;
     if (bars_passthrough(node, seen)) return Commit::kAgain;
+    passthrough_++;
   } else {
     auto found = opens_.find(node);
     if (found != opens_.end() && found->second.passthrough > 0) return Commit::kAgain;
@@ -69,8 +71,10 @@ Commit HandleTable::commit(const std::shared_ptr<Handle>& handle, uint64_t seen,
 Commit HandleTable::commit_passthrough(uint64_t node, uint64_t seen, bool by_tree) {
   std::lock_guard lock(mutex_);
   if (!by_tree && divergence_.thawed(node)) return Commit::kThawed;
+  if (unseen()) return Commit::kUnseen;
   if (bars_passthrough(node, seen)) return Commit::kAgain;
   opens_[node].passthrough++;
+  passthrough_++;
   return Commit::kDone;
 }
 
@@ -80,7 +84,25 @@ Commit HandleTable::join_passthrough(uint64_t node, bool by_tree) {
   auto found = opens_.find(node);
   if (found == opens_.end() || found->second.passthrough == 0) return Commit::kAgain;
   found->second.passthrough++;
+  passthrough_++;
   return Commit::kDone;
+}
+
+bool HandleTable::set_open_mode(OpenMode mode) {
+  std::lock_guard lock(mutex_);
+  if (unseen()) return false;
+  open_mode_.store(mode, std::memory_order_relaxed);
+  return true;
+}
+
+bool HandleTable::end_opens() {
+  if (unseen()) return true;
+  std::lock_guard lock(mutex_);
+  // Again: an open that somebody wants to see may have come between.
+  if (open_mode() != OpenMode::kUnseen || passthrough_ > 0) return false;
+  unseen_.store(true, std::memory_order_relaxed);
+  // Handles that are open now stay until the session ends: the kernel sends no RELEASE any more.
+  return true;
 }
 
 std::shared_ptr<Handle> HandleTable::find(uint64_t fh) {
@@ -97,7 +119,10 @@ void HandleTable::left(uint64_t node, Kind kind) {
   if (found == opens_.end()) return;
   Opens& opens = found->second;
   uint32_t& count = count_of(opens, kind);
-  if (count > 0) count--;
+  if (count > 0) {
+    count--;
+    if (kind == Kind::kPassthrough) passthrough_--;
+  }
   if (opens.passthrough == 0 && opens.direct == 0 && opens.cached == 0) opens_.erase(found);
 }
 

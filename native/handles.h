@@ -8,6 +8,10 @@
 // passthrough (EIO), and tells us of none of it. An open is counted (`commit`) under the table's
 // lock before its reply is sent, so that of two opens decided at the same moment one sees the
 // other.
+//
+// A read-only session can do without opens (`OpenMode`): the kernel then opens through its page
+// cache and tells us of nothing any more. It refuses that beside passthrough too (EIO), so that the
+// step is taken only while no passthrough open is counted, and none is counted after it.
 #pragma once
 
 #include <time.h>
@@ -75,6 +79,18 @@ enum class Commit {
   kAgain,
   /** The node has diverged from the template: the tree answers. */
   kThawed,
+  /** Opens are unseen by now: the kernel is to be told so. */
+  kUnseen,
+};
+
+/** What becomes of opens in a read-only session; the numbers are those of src/native/index.ts. */
+enum class OpenMode : uint8_t {
+  /** They come here, and get passthrough. */
+  kSeen = 0,
+  /** They come here, and go through the kernel's page cache: nothing will bar `kUnseen`. */
+  kCached = 1,
+  /** As soon as no passthrough open is left they come here no more, for good. */
+  kUnseen = 2,
 };
 
 class HandleTable {
@@ -93,6 +109,13 @@ class HandleTable {
   /** Counts one more passthrough open where one is counted already; its backing is pinned before.
    */
   Commit join_passthrough(uint64_t node, bool by_tree);
+
+  /** Says what is to become of opens. False where they are unseen already, which stays so. */
+  bool set_open_mode(OpenMode mode);
+  OpenMode open_mode() const { return open_mode_.load(std::memory_order_relaxed); }
+  /** True where opens are unseen from now on, or were before. */
+  bool end_opens();
+  bool unseen() const { return unseen_.load(std::memory_order_relaxed); }
 
   /** nullptr where there is none of that name. For a READ: notes it as the sign of life of an exec.
    */
@@ -149,7 +172,12 @@ class HandleTable {
   Transport& transport_;
   const Divergence& divergence_;
   std::atomic<uint32_t> direct_{0};
+  // Written under the lock.
+  std::atomic<OpenMode> open_mode_{OpenMode::kSeen};
+  std::atomic<bool> unseen_{false};
   std::mutex mutex_;
+  /** Passthrough opens of all nodes. */
+  uint32_t passthrough_ = 0;
   uint64_t next_ = 1;
   std::unordered_map<uint64_t, std::shared_ptr<Handle>> handles_;
   std::unordered_map<uint64_t, Direct> direct_by_node_;

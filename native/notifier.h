@@ -28,6 +28,10 @@ class Notifier {
   ~Notifier();
 
   void start();
+  bool started() {
+    std::lock_guard lock(mutex_);
+    return !threads_.empty();
+  }
   /** The kernel forgets a name of a directory or, where `name` is empty, attributes (at once) and
    * cached pages of a node. */
   void invalidate(uint64_t node, std::string name);

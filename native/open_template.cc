@@ -10,6 +10,9 @@
 //   where
 //                                  passthrough is to follow (a cached open would bar it)
 //   failed                         its errno
+// A read-only session can do without opens, or be on the way there (OpenMode in handles.h): then
+// nothing gets passthrough, and in the end the kernel is told ENOSYS, once, after which it opens
+// without us and reads by node id.
 // In a writable session an empty file has a handle as one that is arriving has, since it is
 // counted: the tree asks how many are open.
 #include "open_template.h"
@@ -59,6 +62,7 @@ int open_passthrough(Session& session, const Target& t, int32_t id) {
 int committed_passthrough(Session& session, const Target& t, int32_t id, Commit commit) {
   if (commit == Commit::kDone) return open_passthrough(session, t, id);
   session.backing().release(t.node());
+  if (commit == Commit::kUnseen) return -ENOSYS;
   return commit == Commit::kThawed ? kDiverted : kRetry;
 }
 
@@ -89,6 +93,8 @@ int open_handle(Session& session, const Target& t, bool direct, UniqueFd fd, uin
       return kRetry;
     case Commit::kThawed:
       return kDiverted;
+    case Commit::kUnseen:
+      return -ENOSYS;
   }
   // FLUSH tells when a descriptor of a direct handle is closed; nothing is learnt from others.
   uint32_t flags = direct ? FOPEN_DIRECT_IO : FOPEN_NOFLUSH;
@@ -116,7 +122,7 @@ int try_open_complete(Session& session, const Target& t) {
     int result = join_passthrough(session, t);
     if (result != kRetry) return result;
   }
-  if (session.passthrough()) {
+  if (session.passthrough() && session.handles().open_mode() == OpenMode::kSeen) {
     // Passthrough hides reads.
     bool traced =
         session.trace().on() &&
@@ -240,6 +246,7 @@ int op_open(const Context& c) {
   if ((file->mode & S_IFMT) == S_IFDIR) return -EISDIR;
   if ((file->mode & S_IFMT) != S_IFREG) return -EINVAL;
   if (writes && !writable) return -EROFS;
+  if (session.end_opens()) return -ENOSYS;
   Target t = {header.unique, c.request.lane, c.row(), c.toc().content_of(*file), header.pid, flags};
   t.uid = header.uid;
   t.gid = header.gid;

@@ -68,6 +68,21 @@ int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offs
   return read_file(session, t, fd, offset, bytes, scratch);
 }
 
+// Opens are unseen: the READ names no handle. What has no file yet is one that was lost.
+int read_by_node(Session& session, const Target& t, uint64_t offset, uint32_t bytes,
+                 uint8_t* scratch) {
+  Template& tree = session.tree();
+  int error = 0;
+  if (tree.table().state(t.content) == ContentState::kRoLayer) {
+    // A file that this READ takes whole will hardly be asked for again: the kernel has its pages.
+    bool whole = bytes == session.toc().content(t.content).size;
+    auto fd = tree.shared_content(t.content, !whole, &error);
+    return fd ? read_file(session, t, fd->get(), offset, bytes, scratch) : -error;
+  }
+  UniqueFd fd = tree.open_arriving(t.content, &error);
+  return fd ? read_file(session, t, fd.get(), offset, bytes, scratch) : -error;
+}
+
 // The kernel reads through a passthrough handle only for fadvise(WILLNEED) and the like.
 int read_passthrough(Session& session, const Target& t, uint64_t offset, uint32_t bytes,
                      uint8_t* scratch) {
@@ -79,6 +94,7 @@ int read_passthrough(Session& session, const Target& t, uint64_t offset, uint32_
 
 int read_now(Session& session, const Target& t, uint64_t fh, uint64_t offset, uint32_t bytes,
              uint8_t* scratch) {
+  if (fh == kFhEmpty) return read_by_node(session, t, offset, bytes, scratch);
   if (fh == kFhPassthrough) return read_passthrough(session, t, offset, bytes, scratch);
   auto handle = session.handles().find(fh - kFhTable);
   if (handle == nullptr || handle->node != t.node()) return -EBADF;
@@ -101,7 +117,8 @@ int op_read(const Context& c) {
   uint32_t bytes = static_cast<uint32_t>(end - in.offset);
   const fuse_in_header& header = *c.request.header;
   Target t = {header.unique, c.request.lane, c.row(), content, header.pid, 0};
-  if (in.fh == kFhEmpty) return -EBADF;
+  // In a read-only session that has no more opens it names no handle, and else an empty file's.
+  if (in.fh == kFhEmpty && !session.handles().unseen()) return -EBADF;
   auto now = [&, fh = in.fh, offset = in.offset] {
     trace_read(session, t, offset, bytes);
     return read_now(session, t, fh, offset, bytes, c.scratch);
@@ -140,6 +157,8 @@ int op_release(const Context& c) {
 }
 
 int op_flush(const Context& c) {
+  // Closes without an open tell nothing: the kernel need not ask again.
+  if (c.session.handles().unseen()) return -ENOSYS;
   uint64_t fh = c.request.as<fuse_flush_in>().fh;
   if ((fh & kFhUpper) != 0) return 0;
   if (fh >= kFhTable) c.session.handles().flushed(fh - kFhTable, c.request.header->pid);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -81,6 +82,8 @@ void Session::run() {
   if (features_.writable) {
     channel_->session_began(shared_from_this());
     notifier_.start();
+  } else {
+    template_->table().watch(this);
   }
   for (uint32_t lane = 0; lane < transport_->lanes(); lane++) {
     lanes_.emplace_back([this, lane] { lane_main(lane); });
@@ -137,6 +140,12 @@ int Session::reply(uint32_t lane, uint64_t unique, int error, const void* data, 
   // An error here means that the caller is gone (ENOENT) or the mount (ENODEV): who holds something
   // for the reply lets it go, others have nothing to do.
   return transport_->reply(lane, pieces, bytes == 0 ? 1 : 2);
+}
+
+bool Session::end_opens() {
+  if (handles_.open_mode() != OpenMode::kUnseen || !handles_.end_opens()) return false;
+  counters_.opens_unseen.store(true, std::memory_order_relaxed);
+  return true;
 }
 
 void Session::gave_content() {
@@ -223,6 +232,28 @@ void Session::resume(std::unique_ptr<Parked> parked) {
   wake_.notify_one();
 }
 
+void Session::lost(uint32_t content) {
+  // Where opens are seen, the next one refuses or drops what is cached (FOPEN_KEEP_CACHE).
+  if (handles_.open_mode() != OpenMode::kUnseen) return;
+  std::lock_guard lock(mutex_);
+  lost_.push_back(content);
+  wake_.notify_one();
+}
+
+// The kernel forgets what it has cached of these: it may have come from the damaged file. A READ
+// that is under way keeps its page locked, and the notification waits for it.
+void Session::drop_pages(const std::vector<uint32_t>& contents) {
+  if (!notifier_.started()) notifier_.start();
+  const Toc& toc = template_->toc();
+  for (uint32_t row = 0; row < toc.rows(); row++) {
+    const TocRow& file = toc.row(row);
+    if (file.inode != row || (file.mode & S_IFMT) != S_IFREG) continue;
+    uint32_t content = toc.content_of(file);
+    if (std::find(contents.begin(), contents.end(), content) == contents.end()) continue;
+    notifier_.invalidate(uint64_t{row} + 1, "");
+  }
+}
+
 void Session::housekeeper_main() {
   pthread_setname_np(pthread_self(), "fl-housekeeper");
   block_signals();
@@ -231,7 +262,8 @@ void Session::housekeeper_main() {
   std::unique_lock lock(mutex_);
   for (;;) {
     auto due = [&] {
-      return look_ || !done_.empty() || lanes_ended_.load() == transport_->lanes();
+      return look_ || !done_.empty() || !lost_.empty() ||
+             lanes_ended_.load() == transport_->lanes();
     };
     if (next == Clock::time_point::max()) {
       wake_.wait(lock, due);
@@ -241,7 +273,9 @@ void Session::housekeeper_main() {
     bool ended = lanes_ended_.load() == transport_->lanes();
     bool look = std::exchange(look_, false);
     ParkedList done = std::exchange(done_, {});
+    std::vector<uint32_t> lost = std::exchange(lost_, {});
     lock.unlock();
+    if (!lost.empty()) drop_pages(lost);
     for (auto& parked : done) finish(std::move(parked), scratch.get());
     if (ended) break;
     if (look || Clock::now() >= next) next = sweep(scratch.get());

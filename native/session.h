@@ -50,6 +50,7 @@ struct SessionStats {
   uint64_t lookups = 0, opens = 0, passthrough_opens = 0, reads = 0, bytes_read = 0;
   uint64_t waits = 0, waited_us = 0, interrupted = 0, timeouts = 0;
   int64_t first_read_ms = 0;
+  bool opens_unseen = false;
 };
 
 /** Counters of a running session: relaxed, nothing is ordered by them. */
@@ -57,14 +58,15 @@ struct SessionCounters {
   std::atomic<uint64_t> lookups{0}, opens{0}, passthrough_opens{0}, reads{0}, bytes_read{0};
   std::atomic<uint64_t> waits{0}, waited_us{0}, interrupted{0}, timeouts{0};
   std::atomic<int64_t> first_read_ms{0};
+  std::atomic<bool> opens_unseen{false};
 
   SessionStats read() const {
     constexpr auto kRelaxed = std::memory_order_relaxed;
-    return {lookups.load(kRelaxed),           opens.load(kRelaxed),
-            passthrough_opens.load(kRelaxed), reads.load(kRelaxed),
-            bytes_read.load(kRelaxed),        waits.load(kRelaxed),
-            waited_us.load(kRelaxed),         interrupted.load(kRelaxed),
-            timeouts.load(kRelaxed),          first_read_ms.load(kRelaxed)};
+    return {
+        lookups.load(kRelaxed),       opens.load(kRelaxed),       passthrough_opens.load(kRelaxed),
+        reads.load(kRelaxed),         bytes_read.load(kRelaxed),  waits.load(kRelaxed),
+        waited_us.load(kRelaxed),     interrupted.load(kRelaxed), timeouts.load(kRelaxed),
+        first_read_ms.load(kRelaxed), opens_unseen.load(kRelaxed)};
   }
 };
 
@@ -142,11 +144,16 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   void disown(uint64_t node);
   /** The wait of an upcall is over. Housekeeper. */
   void resume_upcall(const Parked& parked);
+  /** What becomes of opens; HandleTable::set_open_mode. Of a read-only session. */
+  bool set_open_mode(OpenMode mode) { return handles_.set_open_mode(mode); }
+  /** HandleTable::end_opens, where that is wanted. */
+  bool end_opens();
   /** Notes that bytes of a content, or a way to them, were given out. */
   void gave_content();
 
   // WaitOwner
   void resume(std::unique_ptr<Parked> parked) override;
+  void lost(uint32_t content) override;
 
  private:
   void lane_main(uint32_t lane);
@@ -156,6 +163,7 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   Clock::time_point sweep_upcalls(Clock::time_point next);
   void end(uint8_t* scratch);
   void end_notifier();
+  void drop_pages(const std::vector<uint32_t>& contents);
 
   std::shared_ptr<Template> template_;
   std::unique_ptr<Transport> transport_;
@@ -179,8 +187,9 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable closed_signal_;
-  ParkedList done_;    // waits that are over
-  bool look_ = false;  // something to look at before the next planned moment
+  ParkedList done_;             // waits that are over
+  std::vector<uint32_t> lost_;  // contents whose pages the kernel is to forget
+  bool look_ = false;           // something to look at before the next planned moment
   bool closed_ = false;
   std::string error_;  // first error of a lane
 };

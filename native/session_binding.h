@@ -38,6 +38,7 @@ class SessionBinding : public SessionEvents {
   napi_ref callbacks[3] = {};      // onWanted, onTimeout, onClosed
   enum { kNew, kStarting, kMounted, kClosed } state = kNew;
   std::shared_ptr<AccessTrace> trace = std::make_shared<AccessTrace>();
+  OpenMode opens = OpenMode::kSeen;        // as told last
   std::shared_ptr<UpcallChannel> channel;  // of a writable session, from the start to the end
   std::shared_ptr<Session> session;        // while mounted; pool jobs hold their own copy
 

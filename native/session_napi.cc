@@ -123,7 +123,8 @@ napi_value construct(napi_env env, napi_callback_info info) {
  * for JavaScript. */
 class StartJob : public napi::Job {
  public:
-  explicit StartJob(SessionBinding* binding) : binding_(binding), tree_(binding->tree->tree) {}
+  explicit StartJob(SessionBinding* binding)
+      : binding_(binding), tree_(binding->tree->tree), opens_(binding->opens) {}
 
   void run() override {
     int error = 0;
@@ -133,6 +134,7 @@ class StartJob : public napi::Job {
     session_ = std::make_shared<Session>(
         tree_, std::move(transport), features_, binding_->wait_timeout_ms, binding_,
         BackingTable::kIdleMax, binding_->trace, binding_->channel);
+    session_->set_open_mode(opens_);
     session_->run();
   }
 
@@ -142,6 +144,8 @@ class StartJob : public napi::Job {
       return;
     }
     features_ = session_->features();
+    // It may have been told anew meanwhile.
+    session_->set_open_mode(binding_->opens);
     binding_->began(std::move(session_));
   }
 
@@ -163,6 +167,7 @@ class StartJob : public napi::Job {
   std::shared_ptr<Template> tree_;
   std::shared_ptr<Session> session_;
   Features features_;
+  OpenMode opens_;
 };
 
 napi_value start(napi_env env, napi_callback_info info) {
@@ -288,6 +293,7 @@ napi_value stats(napi_env env, napi_callback_info info) {
   put("interrupted", static_cast<double>(now.interrupted));
   put("timeouts", static_cast<double>(now.timeouts));
   put("firstReadAt", static_cast<double>(now.first_read_ms));
+  napi::set_property(env, object, "opensUnseen", napi::make_boolean(env, now.opens_unseen));
   return object;
 }
 
@@ -305,6 +311,22 @@ napi_value set_tracing(napi_env env, napi_callback_info info) {
     binding->trace->start(binding->tree->tree->toc());
   }
   return napi::undefined(env);
+}
+
+napi_value set_opens(napi_env env, napi_callback_info info) {
+  Call<1> call(env, info);
+  SessionBinding* binding = unwrap(env, call.self);
+  if (binding == nullptr) return nullptr;
+  double number = napi::get_number(env, call.arguments[0]).value_or(-1);
+  if (number != 0 && number != 1 && number != 2) {
+    return napi::throw_argument(env, "setOpens takes 0, 1 or 2");
+  }
+  if (binding->mount.wanted.writable) {
+    return napi::throw_argument(env, "a writable session sees all opens");
+  }
+  binding->opens = static_cast<OpenMode>(number);
+  bool seen = binding->session == nullptr || binding->session->set_open_mode(binding->opens);
+  return napi::make_boolean(env, seen);
 }
 
 napi_value take_trace(napi_env env, napi_callback_info info) {
@@ -347,8 +369,13 @@ void init_session(napi_env env, napi_value exports) {
                                     nullptr, nullptr, napi_default, nullptr};
   };
   const napi_property_descriptor methods[] = {
-      method("start", start), method("unmount", unmount),        method("abort", abort_session),
-      method("stats", stats), method("setTracing", set_tracing), method("takeTrace", take_trace),
+      method("start", start),
+      method("unmount", unmount),
+      method("abort", abort_session),
+      method("stats", stats),
+      method("setTracing", set_tracing),
+      method("takeTrace", take_trace),
+      method("setOpens", set_opens),
   };
   napi_value made = nullptr;
   if (napi_define_class(env, "Session", NAPI_AUTO_LENGTH, construct, nullptr, std::size(methods),

@@ -107,6 +107,36 @@ UniqueFd Template::open_content(uint32_t content, int* error) const {
   return fd;
 }
 
+std::shared_ptr<const UniqueFd> Template::shared_content(uint32_t content, bool keep, int* error) {
+  uint32_t epoch = table_->epoch();
+  {
+    std::lock_guard lock(files_lock_);
+    auto found = file_of_.find(content);
+    if (found != file_of_.end() && found->second->epoch == epoch) {
+      files_.splice(files_.begin(), files_, found->second);
+      return found->second->fd;
+    }
+  }
+  // Without the lock: opening a cold file may wait for the disk.
+  UniqueFd opened = open_content(content, error);
+  if (!opened) return nullptr;
+  auto fd = std::make_shared<const UniqueFd>(std::move(opened));
+  if (!keep) return fd;
+  // Closed after the lock, where no READ has it any more.
+  std::list<SharedFile> closed;
+  std::lock_guard lock(files_lock_);
+  auto found = file_of_.find(content);
+  if (found != file_of_.end()) {
+    closed.splice(closed.begin(), files_, found->second);
+  } else if (files_.size() >= kFilesMax) {
+    file_of_.erase(files_.back().content);
+    closed.splice(closed.begin(), files_, std::prev(files_.end()));
+  }
+  files_.push_front({content, epoch, fd});
+  file_of_[content] = files_.begin();
+  return fd;
+}
+
 UniqueFd Template::open_arriving(uint32_t content, int* error) const {
   if (table_->state(content) == ContentState::kRoLayer) return open_content(content, error);
   std::string name = partial_prefix_ + "." + std::to_string(content);

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <list>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <unordered_map>
 
 #include "content_table.h"
 #include "toc.h"
@@ -37,6 +40,12 @@ class Template {
    * file's size is wrong.
    */
   UniqueFd open_content(uint32_t content, int* error) const;
+  /**
+   * The file of a RoLayer content for a READ that names no handle: kept open for the next such READ
+   * where `keep`, as one of kFilesMax. `error` as of `open_content`.
+   */
+  std::shared_ptr<const UniqueFd> shared_content(uint32_t content, bool keep, int* error);
+  static constexpr size_t kFilesMax = 128;
   /** Opens the file of a content that is still arriving, or the whole one where it is complete by
    * now. */
   UniqueFd open_arriving(uint32_t content, int* error) const;
@@ -50,6 +59,16 @@ class Template {
   UniqueFd digests_;
   UniqueFd content_dir_;
   UniqueFd incoming_dir_;
+
+  struct SharedFile {
+    uint32_t content;
+    /** ContentTable::epoch from before it was opened. */
+    uint32_t epoch;
+    std::shared_ptr<const UniqueFd> fd;
+  };
+  std::mutex files_lock_;
+  std::list<SharedFile> files_;  // latest first
+  std::unordered_map<uint32_t, std::list<SharedFile>::iterator> file_of_;
 };
 
 }  // namespace firstlight

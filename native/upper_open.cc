@@ -106,6 +106,7 @@ int try_open(Session& session, const UpperOpen& open, bool adopted, CommitStep c
       if (id > 0) session.backing().release(open.node);
       // Without passthrough there is nothing to join those who have it.
       return id < 0 || !session.passthrough_upper() ? -EIO : -EAGAIN;
+    case Commit::kUnseen:  // of read-only sessions alone
     case Commit::kThawed:
       if (id > 0) session.backing().release(open.node);
       return kDiverted;

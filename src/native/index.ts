@@ -109,6 +109,8 @@ export interface SessionStats {
   timeouts: number;
   /** First time any content's bytes or passthrough handle were given out: ms since 1970, 0 where none was. */
   firstReadAt: number;
+  /** The kernel opens files without asking, and no open is counted any more. */
+  opensUnseen: boolean;
 }
 
 /** Of a session that has just begun, and of one that is not heard of. */
@@ -123,7 +125,22 @@ export const NO_STATS: Readonly<SessionStats> = Object.freeze({
   interrupted: 0,
   timeouts: 0,
   firstReadAt: 0,
+  opensUnseen: false,
 });
+
+/** What is to become of opens in a read-only session. */
+export const OPENS = {
+  /** They come to the session, and what is there is opened with passthrough. */
+  Seen: 0,
+  /** They come to the session, and go through the kernel's page cache: nothing will bar `Unseen`. */
+  Cached: 1,
+  /**
+   * The kernel is to open alone, and read by node: with the first open that comes while none has
+   * passthrough. Then for good.
+   */
+  Unseen: 2,
+} as const;
+export type Opens = (typeof OPENS)[keyof typeof OPENS];
 
 /** Kinds of a trace's records. */
 export const TRACE_KIND = {
@@ -168,6 +185,11 @@ export interface NativeSession {
    * `start`. While it is on, a file of several parts is opened without passthrough until all of it was read.
    */
   setTracing(on: boolean): void;
+  /**
+   * Says what is to become of opens; also before `start`. Not of a writable session, which sees them all.
+   * @returns false where they are unseen already, which nothing changes
+   */
+  setOpens(opens: Opens): boolean;
   /** Takes what was recorded, also after the session's end. There is room for 65,536 records between two takes. */
   takeTrace(): TraceRecords;
 }

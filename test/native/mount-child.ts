@@ -1,6 +1,6 @@
 // The process that holds the mount in native tests: loads the addon, does what its parent says over
 // the IPC channel, and never touches its own mount. The parent does the file operations.
-import type { NativeSession, NativeTemplate } from '../../src/native/index.ts';
+import type { NativeSession, NativeTemplate, Opens } from '../../src/native/index.ts';
 import { native } from '../../src/native/index.ts';
 import { ToyTree } from './toy-tree.ts';
 
@@ -17,6 +17,7 @@ export interface MountRequest {
     waitTimeoutMs?: number;
     passthrough?: boolean;
     tracing?: boolean;
+    opens?: Opens;
     /** Directory of a ToyTree's files; the mount is writable then. */
     upper?: string;
   }[];
@@ -33,6 +34,7 @@ export type Command =
   | { do: 'unmount'; mount: number; detach: boolean }
   | { do: 'abort' | 'stats' | 'takeTrace'; mount: number }
   | { do: 'setTracing'; mount: number; on: boolean }
+  | { do: 'setOpens'; mount: number; opens: Opens }
   | { do: 'toy'; mount: number; call: string; args: unknown[] }
   | { do: 'loadOnly'; toc: string; digests: string; dir: string };
 
@@ -76,6 +78,7 @@ async function mount(request: MountRequest): Promise<unknown> {
         : new ToyTree(session.channel, request, options.upper, template),
     );
     if (options.tracing === true) session.setTracing(true);
+    if (options.opens !== undefined) session.setOpens(options.opens);
     features.push(await session.start());
   }
   return { features, rows: template.rows, contents: template.contents, parts: template.parts };
@@ -111,6 +114,8 @@ async function obey(command: Command): Promise<unknown> {
       return sessions[command.mount]!.stats();
     case 'setTracing':
       return sessions[command.mount]!.setTracing(command.on);
+    case 'setOpens':
+      return sessions[command.mount]!.setOpens(command.opens);
     case 'takeTrace': {
       const { records, lost } = sessions[command.mount]!.takeTrace();
       return { records: Buffer.from(records).toString('base64'), lost };

@@ -1,0 +1,395 @@
+// Opens that the kernel makes alone: when it begins to, what it reads then and how, and what it is
+// told when a content is lost. What does not live here: who decides (src/tree/fs-instance.ts).
+import { execFile } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, mkdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import test, { type ExecutionContext } from 'ava';
+import { PART_BYTES } from '../../src/delta/toc-layout.ts';
+import { OPENS, type Opens } from '../../src/native/index.ts';
+import { Actor } from './actor.ts';
+import { Fixture, noise, Tree, until } from './fixture.ts';
+
+const { EIO, ENOSPC } = constants.errno;
+const LARGE = noise(5 * PART_BYTES + 1234, 11);
+const SPARSE = Buffer.concat([noise(5000, 1), Buffer.alloc(2 * PART_BYTES), noise(7, 2)]);
+const run = promisify(execFile);
+
+async function tree(): Promise<Tree> {
+  const made = new Tree();
+  made.file('small', 'small content');
+  made.file('other', 'other content');
+  made.file('page', noise(4096, 3));
+  made.file('bin/cat', await readFile('/bin/cat'), { mode: 0o755 });
+  made.file('lib/large.so', LARGE);
+  made.file('sparse', SPARSE);
+  made.file('empty', '');
+  return made;
+}
+
+interface World {
+  fixture: Fixture;
+  root: string;
+  actor: Actor;
+}
+
+/** Everything is there; mounted directly, or below overlayfs. */
+async function world(
+  t: ExecutionContext,
+  opens: Opens,
+  { below = 'no overlay', passthrough = true } = {},
+): Promise<World> {
+  const fixture = await Fixture.make(t, await tree());
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true, opens, passthrough });
+  let root = points[0]!;
+  if (below === 'overlayfs') {
+    for (const sub of ['upper', 'work', 'merged']) await mkdir(join(fixture.dir, sub));
+    const layers = `lowerdir=${root},upperdir=${fixture.dir}/upper,workdir=${fixture.dir}/work`;
+    root = join(fixture.dir, 'merged');
+    await run('mount', ['-t', 'overlay', 'overlay', '-o', layers, root]);
+  }
+  return { fixture, root, actor: await Actor.start(fixture) };
+}
+
+function setOpens(fixture: Fixture, opens: Opens): Promise<unknown> {
+  return fixture.send({ do: 'setOpens', mount: 0, opens });
+}
+
+/** State of a process as /proc says it, such as D. */
+async function stateOf(pid: number): Promise<string | undefined> {
+  return / ([A-Za-z]) /.exec(
+    (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\)/, ''),
+  )?.[1];
+}
+
+/** Opens until the kernel has been told: the RELEASE of a passthrough handle comes after its close. */
+async function untilUnseen({ fixture, root }: World): Promise<void> {
+  await until('unseen opens', async () => {
+    await readFile(`${root}/other`);
+    return (await fixture.stats()).opensUnseen;
+  });
+}
+
+for (const below of ['no overlay', 'overlayfs']) {
+  test(`the first open is the last that comes (${below})`, async (t) => {
+    const { fixture, root } = await world(t, OPENS.Unseen, { below });
+    t.false((await fixture.stats()).opensUnseen);
+    t.is(await readFile(`${root}/small`, 'utf8'), 'small content');
+    const first = await fixture.stats();
+    t.true(first.opensUnseen);
+    t.is(first.opens, 1);
+    for (const name of ['small', 'other', 'page', 'empty', 'lib/large.so']) {
+      await readFile(`${root}/${name}`);
+    }
+    const later = await fixture.stats();
+    t.is(later.opens, 1);
+    t.is(later.passthroughOpens, 0);
+    // What the kernel has, it does not ask for again.
+    const { stdout } = await run('cat', [`${root}/small`, `${root}/page`, `${root}/other`]);
+    t.true(stdout.startsWith('small content'));
+    t.is((await fixture.stats()).reads, later.reads);
+  });
+
+  test(`every way to read gives the same bytes when opens are unseen (${below})`, async (t) => {
+    const { fixture, root, actor } = await world(t, OPENS.Unseen, { below });
+    t.is((await readFile(`${root}/empty`)).length, 0);
+    t.true(SPARSE.equals(await readFile(`${root}/sparse`)));
+    t.is((await run(`${root}/bin/cat`, [`${root}/small`])).stdout, 'small content');
+    const file = `${root}/lib/large.so`;
+    // Not in order, so that it is not all read ahead.
+    const fd = await actor.open(file);
+    for (const at of [3 * PART_BYTES - 7, 100, LARGE.length - 20, 5 * PART_BYTES]) {
+      t.deepEqual(await actor.pread(fd, at, 50), LARGE.subarray(at, at + 50));
+    }
+    t.deepEqual(await actor.pread(fd, LARGE.length, 50), Buffer.alloc(0));
+    for (const [map, kind] of ['private', 'shared'].entries()) {
+      t.is(await actor.ask(`map ${kind} ${fd} ${LARGE.length}`), `map ${map}`);
+      const at = (map + 1) * PART_BYTES + 99;
+      t.is(await actor.ask(`peek ${map} ${at}`), `byte ${LARGE[at]}`);
+    }
+    t.is(await actor.ask(`close ${fd}`), 'ok');
+    t.is(await actor.ask('peek 0 17'), `byte ${LARGE[17]}`);
+    t.true(LARGE.equals(await readFile(file)));
+    await run('python3', ['-c', OTHER_WAYS, file, join(fixture.dir, 'out')]);
+    t.is((await fixture.stats()).opens, 1);
+  });
+}
+
+/** O_DIRECT, sendfile and splice of the file in argv[1] into argv[2]: each must give what read gives. */
+const OTHER_WAYS = `
+import mmap, os, sys
+file, out = sys.argv[1:]
+want = open(file, 'rb').read()
+def check(how):
+    got = open(out, 'rb').read()
+    assert got == want, (how, len(got), len(want))
+def pump(how, step):
+    source = os.open(file, os.O_RDONLY)
+    sink = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    while step(source, sink): pass
+    os.close(source); os.close(sink)
+    check(how)
+pump('sendfile', lambda a, b: os.sendfile(b, a, None, 1 << 20))
+r, w = os.pipe()
+def splice(a, b):
+    n = os.splice(a, w, 1 << 16)
+    left = n
+    while left: left -= os.splice(r, b, left)
+    return n
+pump('splice', splice)
+direct = os.open(file, os.O_RDONLY | os.O_DIRECT)
+room = mmap.mmap(-1, 1 << 20)
+data = b''
+while True:
+    n = os.readv(direct, [room])
+    if n == 0: break
+    data += room[:n]
+assert data == want, ('O_DIRECT', len(data), len(want))
+`;
+
+test('a passthrough handle keeps opens seen, and its file usable, until it is closed', async (t) => {
+  const here = await world(t, OPENS.Seen);
+  const { fixture, root, actor } = here;
+  const fd = await actor.open(`${root}/lib/large.so`);
+  t.is((await fixture.stats()).passthroughOpens, 1);
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  // The same file, and another: the kernel would refuse to open the first through its cache.
+  t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
+  t.is(await readFile(`${root}/small`, 'utf8'), 'small content');
+  const held = await fixture.stats();
+  t.false(held.opensUnseen);
+  t.is(held.opens, 3);
+  // Only beside the one that has it: no more are added.
+  t.is(held.passthroughOpens, 2);
+  t.deepEqual(await actor.pread(fd, 1000, 30), LARGE.subarray(1000, 1030));
+  t.is(await actor.ask(`close ${fd}`), 'ok');
+  await untilUnseen(here);
+  const { opens } = await fixture.stats();
+  t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
+  t.is((await fixture.stats()).opens, opens);
+});
+
+test('a program that was started with passthrough keeps opens seen until it ends', async (t) => {
+  const here = await world(t, OPENS.Seen);
+  const { fixture, root, actor } = here;
+  const cat = fixture.start(`${root}/bin/cat`);
+  cat.child.stdin!.write('line\n');
+  await until('the program runs', async () => cat.out === 'line\n');
+  // A mapping of a file that was closed is one of the content's file: the kernel has let go of ours.
+  const fd = await actor.open(`${root}/lib/large.so`);
+  t.is(await actor.ask(`map shared ${fd} ${LARGE.length}`), 'map 0');
+  t.is(await actor.ask(`close ${fd}`), 'ok');
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  t.is((await run(`${root}/bin/cat`, [`${root}/small`])).stdout, 'small content');
+  t.false((await fixture.stats()).opensUnseen);
+  cat.child.stdin!.end();
+  await untilUnseen(here);
+  t.is(await actor.ask('peek 0 5'), `byte ${LARGE[5]}`);
+  t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
+});
+
+test('what was opened through the cache does not keep opens seen, and is read on', async (t) => {
+  const { fixture, root, actor } = await world(t, OPENS.Cached);
+  const fd = await actor.open(`${root}/lib/large.so`);
+  const map = await actor.ask(`map shared ${fd} ${LARGE.length}`);
+  t.is(map, 'map 0');
+  t.is((await fixture.stats()).passthroughOpens, 0);
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
+  t.true((await fixture.stats()).opensUnseen);
+  t.deepEqual(await actor.pread(fd, LARGE.length - 9, 30), LARGE.subarray(-9));
+  t.is(await actor.ask('peek 0 70000'), `byte ${LARGE[70000]}`);
+  t.is(await actor.ask(`close ${fd}`), 'ok');
+});
+
+test('a file that is open while it arrives is read on when opens are unseen', async (t) => {
+  const fixture = await Fixture.make(t, await tree());
+  const { points } = await fixture.mount({ opens: OPENS.Cached });
+  const root = points[0]!;
+  const actor = await Actor.start(fixture);
+  await fixture.arriveParts('lib/large.so', [0, 1]);
+  const fd = await actor.open(`${root}/lib/large.so`);
+  t.is(await actor.ask(`map shared ${fd} ${LARGE.length}`), 'map 0');
+  t.is(await actor.ask('peek 0 5'), `byte ${LARGE[5]}`);
+  const late = await Actor.start(fixture);
+  late.tell(`open ${root}/small`);
+  await fixture.untilWaiting(1);
+  await fixture.arrive('other');
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  t.is(await readFile(`${root}/other`, 'utf8'), 'other content');
+  t.true((await fixture.stats()).opensUnseen);
+  // Opens that waited over the step end as ever.
+  await fixture.arrive('small');
+  const waited = Number((await late.answer()).slice(3));
+  t.is((await late.pread(waited, 0, 99)).toString(), 'small content');
+  await fixture.arriveParts('lib/large.so', [2, 3, 4, 5]);
+  await fixture.completeParts('lib/large.so');
+  t.deepEqual(
+    await actor.pread(fd, 3 * PART_BYTES, 30),
+    LARGE.subarray(3 * PART_BYTES).subarray(0, 30),
+  );
+  t.is(await actor.ask(`peek 0 ${LARGE.length - 1}`), `byte ${LARGE.at(-1)}`);
+  t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
+});
+
+test('who wants to see opens is told whether it is too late', async (t) => {
+  const { fixture, root } = await world(t, OPENS.Unseen);
+  t.true(await setOpens(fixture, OPENS.Seen));
+  await readFile(`${root}/small`);
+  await readFile(`${root}/small`);
+  const seen = await fixture.stats();
+  t.is(seen.opens, 2);
+  t.false(seen.opensUnseen);
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  await untilUnseen({ fixture, root } as World);
+  t.false(await setOpens(fixture, OPENS.Seen));
+  const { opens } = await fixture.stats();
+  await readFile(`${root}/page`);
+  t.is((await fixture.stats()).opens, opens);
+});
+
+test('opens that race with the step all succeed', async (t) => {
+  const { fixture, root } = await world(t, OPENS.Seen);
+  const racers = Array.from({ length: 4 }, () => run('python3', ['-c', RACER, root]));
+  await until('passthrough', async () => (await fixture.stats()).passthroughOpens > 50);
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  await Promise.all(racers);
+  await untilUnseen({ fixture, root } as World);
+});
+
+/** Opens and maps a few thousand times, and compares; ends with an error where anything fails. */
+const RACER = `
+import mmap, os, sys
+root = sys.argv[1]
+names = ['small', 'other', 'page', 'lib/large.so', 'sparse']
+size = {n: os.stat(root + '/' + n).st_size for n in names}
+for i in range(2000):
+    name = names[i % len(names)]
+    fd = os.open(root + '/' + name, os.O_RDONLY)
+    if i % 3 == 0:
+        with mmap.mmap(fd, 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED if i % 2 else mmap.MAP_PRIVATE) as m: m[size[name] - 1]
+    assert len(os.pread(fd, 100, 0)) == min(100, size[name])
+    os.close(fd)
+`;
+
+test('a file of the store that is missing or has shrunk is EIO, not data', async (t) => {
+  const { fixture, root, actor } = await world(t, OPENS.Unseen);
+  const place = (path: string) => {
+    const digest = fixture.digest(fixture.content(path));
+    return join(fixture.dir, 'content', digest.slice(0, 2), digest.slice(2));
+  };
+  await rm(place('small'));
+  await truncate(place('page'), 100);
+  t.is(await readFile(`${root}/other`, 'utf8'), 'other content');
+  await t.throwsAsync(readFile(`${root}/small`), { code: 'EIO' });
+  await t.throwsAsync(readFile(`${root}/page`), { code: 'EIO' });
+  // While it is kept open between two reads.
+  const fd = await actor.open(`${root}/lib/large.so`);
+  t.deepEqual(await actor.pread(fd, 10, 10), LARGE.subarray(10, 20));
+  await truncate(place('lib/large.so'), 4 * PART_BYTES);
+  t.is(await actor.ask(`pread ${fd} ${5 * PART_BYTES} 10`), `error ${EIO}`);
+  t.is(await actor.ask(`map private ${fd} ${LARGE.length}`), 'map 0');
+  t.is(await actor.ask(`peek 0 ${5 * PART_BYTES}`), 'sigbus');
+});
+
+test('what the kernel has cached of a content that is lost is not read any more', async (t) => {
+  const { fixture, root, actor } = await world(t, OPENS.Unseen);
+  const content = fixture.content('small');
+  const digest = fixture.digest(content);
+  const place = join(fixture.dir, 'content', digest.slice(0, 2), digest.slice(2));
+  await chmod(place, 0o644);
+  await writeFile(place, 'rotten bytes!');
+  t.is(await readFile(`${root}/small`, 'utf8'), 'rotten bytes!');
+  const fd = await actor.open(`${root}/small`);
+  t.is(await actor.ask(`map private ${fd} 13`), 'map 0');
+  t.is(await actor.ask('peek 0 0'), `byte ${'r'.charCodeAt(0)}`);
+  await rename(place, join(fixture.dir, 'quarantined'));
+  await fixture.send({ do: 'markFailed', indexes: [content], errno: ENOSPC });
+  // The kernel is told by a thread of its own.
+  await until('an error', () =>
+    readFile(`${root}/small`).then(
+      () => false,
+      () => true,
+    ),
+  );
+  await t.throwsAsync(readFile(`${root}/small`), { code: 'ENOSPC' });
+  t.is(await actor.ask(`pread ${fd} 0 13`), `error ${ENOSPC}`);
+  t.is(await actor.ask('peek 0 0'), 'sigbus');
+  // It is being fetched: reads wait, and a reader that is killed is gone at once.
+  await fixture.send({ do: 'clearFailed', indexes: [content] });
+  actor.tell(`pread ${fd} 0 13`);
+  await fixture.untilWaiting(1);
+  const victim = await Actor.start(fixture);
+  victim.tell(`open ${root}/small`);
+  const held = Number((await victim.answer()).slice(3));
+  victim.tell(`pread ${held} 0 13`);
+  // It waits for the page, not for a request of its own: it cannot be interrupted, but killed.
+  await until('the second reader waits', async () => (await stateOf(victim.pid)) === 'D');
+  const gone = once(victim.program.child, 'exit');
+  victim.program.child.kill('SIGKILL');
+  await gone;
+  t.is(await fixture.send({ do: 'waiting' }), 1);
+  t.deepEqual(
+    (await fixture.events()).filter(({ event }) => event !== 'wanted'),
+    [],
+  );
+  await fixture.arrive('small');
+  t.is(await actor.answer(), `bytes ${Buffer.from('small content').toString('hex')}`);
+  t.is(await actor.ask('peek 0 0'), `byte ${'s'.charCodeAt(0)}`);
+  t.is(await readFile(`${root}/small`, 'utf8'), 'small content');
+});
+
+test('a large content that is lost is read in parts as it comes again', async (t) => {
+  const { fixture, root, actor } = await world(t, OPENS.Unseen);
+  const file = `${root}/lib/large.so`;
+  t.true(LARGE.equals(await readFile(file)));
+  const content = fixture.content('lib/large.so');
+  const digest = fixture.digest(content);
+  await rm(join(fixture.dir, 'content', digest.slice(0, 2), digest.slice(2)));
+  await fixture.send({ do: 'markFailed', indexes: [content], errno: EIO });
+  await until('an error', () =>
+    readFile(file).then(
+      () => false,
+      () => true,
+    ),
+  );
+  await fixture.send({ do: 'clearFailed', indexes: [content] });
+  await fixture.arriveParts('lib/large.so', [2]);
+  const fd = await actor.open(file);
+  const at = 2 * PART_BYTES + 500_000;
+  t.deepEqual(await actor.pread(fd, at, 20), LARGE.subarray(at, at + 20));
+  await fixture.arriveParts('lib/large.so', [0, 1, 3, 4, 5]);
+  await fixture.completeParts('lib/large.so');
+  t.true(LARGE.equals(await readFile(file)));
+});
+
+test('without passthrough opens can be unseen as well', async (t) => {
+  const { fixture, root } = await world(t, OPENS.Unseen, { passthrough: false });
+  t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
+  t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
+  t.is((await fixture.stats()).opens, 1);
+});
+
+test('two mounts of one image decide each for itself', async (t) => {
+  const fixture = await Fixture.make(t, await tree());
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true, count: 2 });
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  for (const point of points) {
+    t.true(LARGE.equals(await readFile(`${point}/lib/large.so`)));
+    await readFile(`${point}/lib/large.so`);
+  }
+  t.is((await fixture.stats(0)).opens, 1);
+  const second = await fixture.stats(1);
+  t.is(second.opens, 2);
+  t.is(second.passthroughOpens, 2);
+});
+
+test('a writable session sees every open, and says so', async (t) => {
+  const fixture = await Fixture.make(t, await tree());
+  await fixture.mount({ writable: true });
+  await t.throwsAsync(async () => setOpens(fixture, OPENS.Unseen), { message: /writable/ });
+});
