@@ -22,6 +22,7 @@ import { openPayload } from './frame.ts';
 import { DIGEST_BYTES, digestEntryBytes, tableOfParts } from './frame-plan.ts';
 import { readImageFacts } from './image-facts.ts';
 import { unpackOrder } from './order.ts';
+import { type BaseRange, unpackRanges } from './patch-table.ts';
 import type { Toc } from './toc.ts';
 import { checkToc } from './toc-check.ts';
 import { unpackToc } from './toc-unpack.ts';
@@ -95,14 +96,10 @@ function splitSections(raw: Buffer): Record<SectionName, Buffer> {
   return sections;
 }
 
-interface CountedBase extends BaseImage {
-  contents: number;
-}
-
-function readBases(section: Buffer): CountedBase[] {
+function readBases(section: Buffer): BaseImage[] {
   const reader = new VarintReader(section, 'bundle: bases');
   const count = reader.atMost(BASES_MAX, 'number of bases');
-  const bases: CountedBase[] = [];
+  const bases: BaseImage[] = [];
   for (let i = 0; i < count; i++) {
     const digest = `sha256:${Buffer.from(reader.raw(DIGEST_BYTES)).toString('hex')}`;
     bases.push({ digest, contents: reader.atMost(2 ** 32 - 1, 'number of contents') });
@@ -111,7 +108,7 @@ function readBases(section: Buffer): CountedBase[] {
   return bases;
 }
 
-function readHave(section: Buffer, toc: Toc, bases: CountedBase[]) {
+function readHave(section: Buffer, toc: Toc, bases: BaseImage[]) {
   const haveBase = new Int32Array(toc.contents).fill(-1);
   const haveContent = new Uint32Array(toc.contents);
   const reader = new VarintReader(section, 'bundle: have');
@@ -179,7 +176,7 @@ function measure(toc: Toc, order: Uint32Array, firstPart: number, partCount: num
 
 /** Refuses a kind of frame that this version cannot read. */
 function checkKind(index: number, kind: number): void {
-  if (kind === FRAME_KIND.zstd) return;
+  if (kind === FRAME_KIND.zstd || kind === FRAME_KIND.patch) return;
   throw new FirstlightError('unsupported', `bundle: frame ${index} is of unknown kind ${kind}`, {
     hint: 'use the same release on server and worker',
   });
@@ -189,6 +186,7 @@ function readFrames(
   sections: Record<SectionName, Buffer>,
   toc: Toc,
   order: Uint32Array,
+  bases: readonly BaseImage[],
   preamble: Preamble,
 ): FrameInfo[] {
   const reader = new VarintReader(sections.frames, 'bundle: frames');
@@ -200,9 +198,10 @@ function readFrames(
   const partCounts = column(() => reader.atMost(order.length, 'number of parts'));
   const kinds = column(() => reader.byte());
   const surplus = column(() => reader.signed());
-  const extensions = column(() => reader.atMost(reader.left, 'bytes of an extension'));
-  for (const length of extensions) reader.raw(length);
+  const extensionBytes = column(() => reader.atMost(reader.left, 'bytes of an extension'));
+  const extensions = extensionBytes.map((length) => reader.raw(length));
   reader.end();
+  const contents = bases.map((base) => base.contents);
 
   const frames: FrameInfo[] = [];
   const parts = tableOfParts(toc);
@@ -224,7 +223,10 @@ function readFrames(
     if (contentBytes > FRAME_MAX_BYTES || tableBytes > FRAME_MAX_BYTES)
       fail(`frame ${index}: ${contentBytes} bytes of content, ${tableBytes} of digests`);
     if (surplus[index] !== 0) fail(`frame ${index}: rawBytes is not what its parts add up to`);
-    if (extensions[index] !== 0) fail(`frame ${index}: has an extension`);
+    let ranges: BaseRange[] = [];
+    if (kind === FRAME_KIND.patch)
+      ranges = unpackRanges(extensions[index]!, contents, partCount, `bundle: frame ${index}`);
+    else if (extensionBytes[index] !== 0) fail(`frame ${index}: has an extension`);
     const rawBytes = contentBytes + tableBytes;
     // No zstd frame is empty, and none of ours is much larger than what it holds.
     if (bytes[index] === 0 || bytes[index]! > 2 * FRAME_MAX_BYTES + 1024)
@@ -235,6 +237,7 @@ function readFrames(
       bytes: bytes[index]!,
       rawBytes,
       kind,
+      ranges,
       digest: sections.digests.subarray(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES),
       firstPart,
       partCount,
@@ -283,6 +286,7 @@ export function decodeHeader(preamble: Buffer, header: Buffer): BundleHeader {
     { ...sections, digests: Buffer.from(sections.digests) },
     toc,
     order,
+    bases,
     facts,
   );
   return {
@@ -300,18 +304,32 @@ export function decodeHeader(preamble: Buffer, header: Buffer): BundleHeader {
   };
 }
 
-/**
- * Decodes one frame into its parts. The compressed bytes are checked against the frame table first,
- * then every part against the frame's own digest table. The parts' data are views of one piece of
- * memory of the frame's raw size.
- */
-export function decodeFrame(header: BundleHeader, frame: FrameInfo, bytes: Buffer): DecodedPart[] {
+/** Checks a frame's compressed bytes against the frame table. @throws 'corrupt' */
+export function checkFrame(frame: FrameInfo, bytes: Buffer): void {
   const field = `frame ${frame.index}`;
   checkKind(frame.index, frame.kind);
   if (bytes.length !== frame.bytes) fail(`${field}: ${bytes.length} bytes, not ${frame.bytes}`);
   if (!hash('sha256', bytes, 'buffer').equals(frame.digest))
     fail(`${field}: its bytes do not match its digest`);
-  const raw = decompressExactly(bytes, frame.rawBytes, `bundle: ${field}`);
+}
+
+/**
+ * Decodes one frame into its parts. The compressed bytes are checked against the frame table first,
+ * then every part against the frame's own digest table. The parts' data are views of one piece of
+ * memory of the frame's raw size.
+ * @param base  for kind patch: what its ranges give, as `readBaseBytes` puts it together
+ */
+export function decodeFrame(
+  header: BundleHeader,
+  frame: FrameInfo,
+  bytes: Buffer,
+  base?: Buffer,
+): DecodedPart[] {
+  const field = `frame ${frame.index}`;
+  checkFrame(frame, bytes);
+  if ((base !== undefined) !== (frame.kind === FRAME_KIND.patch))
+    throw new FirstlightError('internal', `${field}: a base belongs to patches, and to them alone`);
+  const raw = decompressExactly(bytes, frame.rawBytes, `bundle: ${field}`, base);
   const { toc, order } = header;
   const { sizes, several, contents } = measure(toc, order, frame.firstPart, frame.partCount);
   return openPayload(raw, sizes, several, `bundle: ${field}`).map((opened, i) => {

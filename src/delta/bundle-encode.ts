@@ -16,11 +16,13 @@ import {
   packHave,
   packHeader,
 } from './bundle-header.ts';
-import { digestTableBytes, type FrameJob } from './frame.ts';
+import { digestTableBytes, type FrameJob, type MadeFrame } from './frame.ts';
 import { DIGEST_BYTES, type FrameSpan, planFrames, tableOfParts } from './frame-plan.ts';
 import { FramePool } from './frame-pool.ts';
 import { readImageFacts } from './image-facts.ts';
 import { type Order, packOrder, planOrder, type Rank } from './order.ts';
+import { findOldContents, type OldContent, rangesFor } from './patch-plan.ts';
+import { type BaseRange, measureRanges, packRanges, readBaseBytes } from './patch-table.ts';
 import type { Toc } from './toc.ts';
 import { PART_BYTES } from './toc-layout.ts';
 import { packToc } from './toc-pack.ts';
@@ -50,6 +52,10 @@ export interface EncodeInput {
   digests: Buffer;
   ranks?: readonly Rank[];
   bases: readonly EncodeBase[];
+  /** Frames may be patches against contents of the bases, where that is smaller. */
+  patches?: boolean;
+  /** zstd level of patches; PATCH_LEVEL where absent. */
+  patchLevel?: number;
   /** `bytes` bytes at `offset` of a content; fewer are an error. Called several times at once. */
   readContent(digestHex: string, offset: number, bytes: number): Promise<Uint8Array>;
   /** zstd level of the frames, 1 to 22; DEFAULT_LEVEL where absent. */
@@ -76,6 +82,8 @@ interface Have {
   base: Int32Array;
   content: Uint32Array;
   used: EncodeBase[];
+  /** What contents that travel are patched against; `base` counts in `used`. */
+  olds: ReadonlyMap<number, OldContent>;
 }
 
 /** Finds each content in the first base that has it; bases that give nothing are left out. */
@@ -85,6 +93,7 @@ function findHave(input: EncodeInput): Have {
     base: new Int32Array(toc.contents).fill(-1),
     content: new Uint32Array(toc.contents),
     used: [],
+    olds: new Map(),
   };
   const wanted = new Map<string, number>();
   for (let c = 0; c < toc.contents; c++)
@@ -102,6 +111,28 @@ function findHave(input: EncodeInput): Have {
     if (found) have.used.push(base);
   }
   return have;
+}
+
+/** Finds what contents that travel can be patched against, in the bases that give most first. */
+function findOlds(input: EncodeInput, have: Have): void {
+  const { toc, bases } = input;
+  const given = have.used.map(() => 0);
+  const missing: number[] = [];
+  for (let c = 0; c < toc.contents; c++) {
+    if (have.base[c]! < 0) missing.push(c);
+    else given[have.base[c]!]! += 1;
+  }
+  const places = bases
+    .map((base, index) => ({ toc: base.toc, index, used: have.used.indexOf(base) }))
+    .sort((a, b) => (given[b.used] ?? 0) - (given[a.used] ?? 0) || a.index - b.index);
+  const olds = new Map<number, OldContent>();
+  for (const [content, old] of findOldContents(toc, missing, places)) {
+    const base = bases[old.base]!;
+    let at = have.used.indexOf(base);
+    if (at < 0) at = have.used.push(base) - 1;
+    olds.set(content, { ...old, base: at });
+  }
+  have.olds = olds;
 }
 
 /** Follows the contents of several parts, so that the whole of each is checked as well. */
@@ -170,6 +201,24 @@ async function readPart(input: EncodeInput, content: number, index: number): Pro
   return data;
 }
 
+/** Reads what a patch is coded against. */
+function readBases(
+  input: EncodeInput,
+  have: Have,
+  ranges: readonly BaseRange[],
+  field: string,
+): Promise<Buffer> {
+  const sizeOf = ({ base, content }: BaseRange) => have.used[base]!.toc.contentSize(content);
+  return readBaseBytes(ranges, measureRanges(ranges, sizeOf, field), async (range, into) => {
+    const { digests } = have.used[range.base]!;
+    const at = range.content * DIGEST_BYTES;
+    const digest = digests.subarray(at, at + DIGEST_BYTES);
+    const data = await input.readContent(digest.toString('hex'), range.offset, into.length);
+    if (data.length !== into.length) throw damaged(digest, 'is shorter than it was');
+    into.set(data);
+  });
+}
+
 /** Reads what one frame is made of. */
 async function readFrame(
   input: EncodeInput,
@@ -218,6 +267,14 @@ async function readFrame(
   return { raw, sizes, contentDigests, several };
 }
 
+/** The parts of a frame, as content and index within it. */
+function partsOf(toc: Toc, order: Order, { firstPart, partCount }: FrameSpan, of: Uint32Array) {
+  return Array.from(order.parts.subarray(firstPart, firstPart + partCount), (part) => {
+    const content = of[part]!;
+    return { content, index: part - toc.firstPart(content) };
+  });
+}
+
 async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length; ) {
     at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
@@ -232,7 +289,12 @@ interface Body {
 }
 
 /** Makes all frames and writes them one after another to `file`. */
-async function writeBody(input: EncodeInput, order: Order, file: FileHandle): Promise<Body> {
+async function writeBody(
+  input: EncodeInput,
+  have: Have,
+  order: Order,
+  file: FileHandle,
+): Promise<Body> {
   const { toc, signal } = input;
   const table = tableOfParts(toc);
   const spans = planFrames(toc, order, table);
@@ -241,26 +303,32 @@ async function writeBody(input: EncodeInput, order: Order, file: FileHandle): Pr
   const whole = new WholeContents(input);
   const body: Body = { frames: [], digests: Buffer.alloc(spans.length * DIGEST_BYTES), bytes: 0 };
   try {
-    const under: ReturnType<FramePool['make']>[] = [];
+    const under: Promise<{ made: MadeFrame; ranges: BaseRange[] }>[] = [];
     for (let made = 0, read = 0; made < spans.length; made++) {
       for (; read < spans.length && under.length < threads + 1; read++) {
         signal?.throwIfAborted();
-        const job = await readFrame(input, order, spans[read]!, table.content, whole);
-        const promise = pool.make(job);
+        const span = spans[read]!;
+        const job = await readFrame(input, order, span, table.content, whole);
+        const ranges = rangesFor(toc, partsOf(toc, order, span, table.content), have.olds);
+        if (ranges.length > 0) {
+          job.base = await readBases(input, have, ranges, `frame ${read}`);
+          job.patchLevel = input.patchLevel;
+        }
+        const promise = pool.make(job).then((made) => ({ made, ranges }));
         // Whoever waits for it first hears of a failure; later ones must not count as unheard.
         promise.catch(() => {});
         under.push(promise);
       }
-      const frame = await under.shift()!;
+      const { made: frame, ranges } = await under.shift()!;
       await writeAll(file, frame.bytes);
       body.digests.set(frame.digest, made * DIGEST_BYTES);
       body.bytes += frame.bytes.length;
       body.frames.push({
         bytes: frame.bytes.length,
         partCount: spans[made]!.partCount,
-        kind: FRAME_KIND.zstd,
+        kind: frame.kind,
         surplusBytes: 0,
-        extension: new Uint8Array(0),
+        extension: frame.kind === FRAME_KIND.patch ? packRanges(ranges) : new Uint8Array(0),
       });
       input.onProgress?.(made + 1, spans.length);
     }
@@ -328,6 +396,7 @@ async function syncDirectory(path: string): Promise<void> {
 export async function encodeBundle(input: EncodeInput, path: string): Promise<EncodedBundle> {
   checkInput(input);
   const have = findHave(input);
+  if (input.patches === true) findOlds(input, have);
   const order = planOrder(input.toc, (content) => have.base[content]! >= 0, input.ranks ?? []);
   const aside = `${path}.${randomBytes(6).toString('hex')}`;
   const bodyPath = `${aside}.body`;
@@ -336,7 +405,7 @@ export async function encodeBundle(input: EncodeInput, path: string): Promise<En
   try {
     const bodyFile = await open(bodyPath, 'wx+', 0o644);
     files.push(bodyFile);
-    const body = await writeBody(input, order, bodyFile);
+    const body = await writeBody(input, have, order, bodyFile);
     const { preamble, header, id } = makeHeader(input, have, order, body);
     const wholeFile = await open(wholePath, 'wx', 0o644);
     files.push(wholeFile);

@@ -144,6 +144,11 @@ function fileOf(bytes: number): Buffer {
   return Buffer.concat([numbers(...head), numbers(...lengths), ...columns]);
 }
 
+/** The frame table with frame `index` as a patch whose extension has these numbers. */
+function patch(index: number, ...extension: number[]): Buffer {
+  return frames(index, { kind: FRAME_KIND.patch, extension: numbers(...extension) });
+}
+
 const HEADERS: [what: string, section: keyof Sections, value: Buffer, RegExp, ErrorKind?][] = [
   ['a manifest that is no JSON', 'manifest', Buffer.from('{'), /manifest: no JSON/],
   ['a manifest that is a number', 'manifest', Buffer.from('1'), /manifest: no JSON object/],
@@ -185,7 +190,29 @@ const HEADERS: [what: string, section: keyof Sections, value: Buffer, RegExp, Er
   ['parts that are not there', 'frames', frames(2, { partCount: 2 }), /frame 2: more parts/],
   ['another raw size', 'frames', frames(0, { surplusBytes: 1 }), /frame 0: rawBytes/],
   ['an extension', 'frames', frames(0, { extension: Buffer.alloc(3) }), /frame 0: has an ext/],
-  ['a patch', 'frames', frames(1, { kind: FRAME_KIND.patch }), /frame 1 is of un/, 'unsupported'],
+  ['a patch of nothing', 'frames', patch(1), /frame 1: a patch of nothing/],
+  ['a patch of a base that is not there', 'frames', patch(1, 2, 0), /frame 1: range of base 1 of/],
+  [
+    'a patch of a content past the base’s end',
+    'frames',
+    patch(1, 0, 2),
+    /frame 1: range of content 1, of 1/,
+  ],
+  ['a patch of a content before its first', 'frames', patch(1, 0, 1), /range of content -1, of/],
+  ['a patch of more ranges than parts', 'frames', patch(1, 0, 0, 0, 1), /frame 1: more than 1 ran/],
+  ['a patch whose ranges are cut off', 'frames', patch(1, 1, 0, 5), /frame 1: cut off/],
+  [
+    'a patch of too large a range',
+    'frames',
+    patch(1, 1, 0, 0, 8 << 20),
+    /bytes of a range of a base/,
+  ],
+  [
+    'a patch of too much',
+    'frames',
+    patch(0, 1, 0, 0, 5 << 20, 1, 1, 0, 5 << 20),
+    /frame 0: ranges of bases have/,
+  ],
   ['an unknown kind', 'frames', frames(2, { kind: 77 }), /frame 2 is of unknown/, 'unsupported'],
 ];
 

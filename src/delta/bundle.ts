@@ -1,6 +1,7 @@
 // Types of the delta image (bundle) that the encoder, the decoder, serve/ and receive/ share.
 // Byte layout: docs/FORMAT.md. What does not live here: reading and writing it (bundle-encode.ts,
 // bundle-decode.ts).
+import type { BaseRange } from './patch-table.ts';
 import type { Toc } from './toc.ts';
 
 export const BUNDLE_MAGIC = 'FLBUNDLE';
@@ -33,7 +34,7 @@ export const FRAME_MAX_BYTES = 1 << 20;
 /** Media type of a bundle. */
 export const BUNDLE_MEDIA_TYPE = 'application/vnd.firstlight.bundle.v1';
 
-/** How a frame's payload is written. Patches come with a later version of the encoder; the numbers are kept. */
+/** How a frame's payload is written; a patch is sent only to a worker that has said it reads them. */
 export const FRAME_KIND = { zstd: 0, patch: 1 } as const;
 
 /** The fixed-size start of a bundle, checked. */
@@ -59,6 +60,8 @@ export interface FrameInfo {
   /** Bytes of the decompressed payload, digest table included. */
   rawBytes: number;
   kind: number;
+  /** Kind patch: what stands behind it, which the worker has. Empty for the others. */
+  ranges: readonly BaseRange[];
   /** sha256 of the compressed bytes (32 bytes). */
   digest: Buffer;
   /** Parts in the frame: `order[firstPart .. firstPart + partCount)` of the header. */
@@ -70,6 +73,8 @@ export interface FrameInfo {
 export interface BaseImage {
   /** Manifest digest, `sha256:...`. */
   digest: string;
+  /** Number of contents in its TOC, as the server has it. */
+  contents: number;
 }
 
 /** A decoded and checked header. */

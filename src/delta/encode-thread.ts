@@ -16,12 +16,17 @@ export interface ThreadBase {
 
 /** As EncodeInput, with bytes and a directory in place of objects and functions. */
 export interface ThreadInput
-  extends Pick<EncodeInput, 'manifest' | 'config' | 'digests' | 'ranks' | 'level' | 'threads'> {
+  extends Pick<
+    EncodeInput,
+    'manifest' | 'config' | 'digests' | 'ranks' | 'patches' | 'level' | 'threads'
+  > {
   /** Flat TOC, as `buildToc` made it. */
   toc: Buffer;
   bases: readonly ThreadBase[];
   /** Directory with the contents, each at `<2 hex>/<62 hex>` of its digest. */
   contentDirectory: string;
+  /** Nobody waits for it: it takes the processor only where nothing else wants it. */
+  background?: boolean;
 }
 
 /** What the caller wants to hear, and how it can stop the work. */

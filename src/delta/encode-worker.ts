@@ -1,5 +1,6 @@
 // The body of the thread that encode-thread.ts starts: one bundle, then it ends.
 import { open } from 'node:fs/promises';
+import { constants, setPriority } from 'node:os';
 import { join } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
 import { toFirstlightError } from '../errors/errors.ts';
@@ -36,7 +37,10 @@ async function readContent(digest: string, offset: number, bytes: number): Promi
   }
 }
 
-const { contentDirectory: _, ...rest } = input;
+// Of this thread alone, and of those that it starts (setpriority(2), on Linux).
+if (input.background === true) setPriority(constants.priority.PRIORITY_LOW);
+
+const { contentDirectory: _, background: __, ...rest } = input;
 const encodeInput: EncodeInput = {
   ...rest,
   manifest: buffer(input.manifest),

@@ -66,7 +66,7 @@ export class FramePool {
     );
   }
 
-  /** Makes one frame. The job's `raw` belongs to the pool from here on. */
+  /** Makes one frame. The job's `raw` and `base` belong to the pool from here on. */
   async make(job: FrameJob): Promise<MadeFrame> {
     if (this.#inline !== undefined) return makeFrame(job, this.#inline);
     if (this.#failed !== undefined) throw this.#failed;
@@ -82,7 +82,9 @@ export class FramePool {
       const waiting = this.#queue.shift();
       if (waiting === undefined) return;
       thread.busy = waiting;
-      thread.worker.postMessage(waiting.job, [waiting.job.raw.buffer as ArrayBuffer]);
+      const { raw, base } = waiting.job;
+      const given = base === undefined ? [raw.buffer] : [raw.buffer, base.buffer];
+      thread.worker.postMessage(waiting.job, given as ArrayBuffer[]);
     }
   }
 

@@ -5,8 +5,9 @@
 //   for each part: its bytes
 import { hash } from 'node:crypto';
 import { FirstlightError } from '../errors/errors.ts';
+import { FRAME_KIND } from './bundle.ts';
 import { DIGEST_BYTES } from './frame-plan.ts';
-import type { Compressor } from './zstd.ts';
+import { type Compressor, compressAgainst } from './zstd.ts';
 
 /** What a frame is made of. `raw` holds room for the digest table, then the parts' bytes. */
 export interface FrameJob {
@@ -17,6 +18,10 @@ export interface FrameJob {
   contentDigests: Uint8Array;
   /** 1 for each part whose content has several. */
   several: Uint8Array;
+  /** What a patch would be coded against (patch-table.ts); absent where nothing is alike. */
+  base?: Uint8Array;
+  /** zstd level of the patch; PATCH_LEVEL where absent. */
+  patchLevel?: number | undefined;
 }
 
 /** A frame as it travels. */
@@ -24,7 +29,21 @@ export interface MadeFrame {
   bytes: Uint8Array;
   /** sha256 of `bytes`. */
   digest: Uint8Array;
+  /** One of FRAME_KIND: a patch only where there is a base and it is worth it. */
+  kind: number;
 }
+
+/**
+ * zstd level of patches, which nobody waits for. Measured on the contents that Debian 12's updates
+ * change in an image with redis (26.5 MB raw, 10.0 MB as plain frames): level 6 4.97 MB, 12
+ * 2.25 MB in 0.9 s, 19 2.05 MB in 10 s.
+ */
+export const PATCH_LEVEL = 19;
+
+/** A patch costs the worker the reading of its base: it has to save this much of the plain frame ... */
+const WORTH_RATIO = 7 / 8;
+/** ... and this many bytes, its row in the header among them. */
+const WORTH_BYTES = 256;
 
 function sha256(bytes: Uint8Array): Buffer {
   return hash('sha256', bytes, 'buffer');
@@ -42,7 +61,7 @@ export function digestTableBytes(several: Uint8Array): number {
  * its digest says: the store that it was read from is damaged.
  */
 export function makeFrame(job: FrameJob, compressor: Compressor): MadeFrame {
-  const { raw, sizes, contentDigests, several } = job;
+  const { raw, sizes, contentDigests, several, base } = job;
   let tableAt = 0;
   let dataAt = digestTableBytes(several);
   for (let i = 0; i < sizes.length; i++) {
@@ -62,7 +81,12 @@ export function makeFrame(job: FrameJob, compressor: Compressor): MadeFrame {
     dataAt += sizes[i]!;
   }
   const bytes = compressor.compress(raw);
-  return { bytes, digest: sha256(bytes) };
+  if (base !== undefined) {
+    const patch = compressAgainst(raw, base, job.patchLevel ?? PATCH_LEVEL);
+    if (patch.length < bytes.length * WORTH_RATIO - WORTH_BYTES)
+      return { bytes: patch, digest: sha256(patch), kind: FRAME_KIND.patch };
+  }
+  return { bytes, digest: sha256(bytes), kind: FRAME_KIND.zstd };
 }
 
 /** One part of an opened frame. */

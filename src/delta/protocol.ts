@@ -17,6 +17,14 @@ export const API = {
   metrics: '/metrics',
 } as const;
 
+/**
+ * Request header of GET /v1/delta: kinds of frames that the worker can take beyond the plain ones, with commas between
+ * them. Servers that do not know it send plain frames, and so do all to a worker that does not send it.
+ */
+export const FRAMES_HEADER = 'firstlight-frames';
+/** In {@link FRAMES_HEADER}: patches against contents of the images that the request names. */
+export const PATCH_FRAMES = 'patch';
+
 /** Response header with the manifest digest of the image a bundle makes. */
 export const IMAGE_DIGEST_HEADER = 'docker-content-digest';
 

@@ -6,10 +6,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { type Inode, makeDirectory, type TreeNode } from '../image/tree.ts';
-import { PREAMBLE, PREAMBLE_BYTES } from './bundle.ts';
+import {
+  type BundleHeader,
+  FRAME_KIND,
+  type FrameInfo,
+  PREAMBLE,
+  PREAMBLE_BYTES,
+} from './bundle.ts';
 import { decodeFrame, decodeHeader, parsePreamble } from './bundle-decode.ts';
 import { type EncodeBase, type EncodeInput, encodeBundle } from './bundle-encode.ts';
 import { joinSections, packHeader, SECTIONS, type SectionName } from './bundle-header.ts';
+import { type BaseRange, measureRanges, readBaseBytes } from './patch-table.ts';
 import { Toc } from './toc.ts';
 import { buildToc } from './toc-build.ts';
 import { VarintReader } from './varint.ts';
@@ -116,6 +123,7 @@ export function inputOf(image: TestImage, more: Partial<EncodeInput> = {}): Enco
     readContent: async (digest, offset, bytes) =>
       image.contents.get(digest)!.subarray(offset, offset + bytes),
     level: 1,
+    patchLevel: 9,
     threads: 0,
     ...more,
   };
@@ -149,7 +157,27 @@ export function headerOf(bundle: Buffer) {
   );
 }
 
-/** All parts of a bundle, in transfer order. */
+/** What a patch frame is coded against; undefined for other frames. */
+export async function baseBytesOf(
+  header: BundleHeader,
+  frame: FrameInfo,
+  images: readonly TestImage[],
+): Promise<Buffer | undefined> {
+  if (frame.kind !== FRAME_KIND.patch) return undefined;
+  const bases = header.bases.map(
+    ({ digest }) => images.find((image) => asBase(image).digest === digest)!,
+  );
+  const sizeOf = ({ base, content }: BaseRange) =>
+    content < bases[base]!.toc.contents ? bases[base]!.toc.contentSize(content) : undefined;
+  const lengths = measureRanges(frame.ranges, sizeOf, `frame ${frame.index}`);
+  return readBaseBytes(frame.ranges, lengths, async ({ base, content, offset }, into) => {
+    const { digests, contents } = bases[base]!;
+    const hex = digests.toString('hex', content * 32, content * 32 + 32);
+    into.set(contents.get(hex)!.subarray(offset, offset + into.length));
+  });
+}
+
+/** All parts of a bundle without patches, in transfer order. */
 export function partsOfBundle(bundle: Buffer) {
   const header = headerOf(bundle);
   return header.frames.flatMap((frame) =>

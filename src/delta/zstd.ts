@@ -30,11 +30,24 @@ export class Compressor {
   /** One zstd frame that holds `bytes`. */
   compress(bytes: Uint8Array): Buffer {
     const room = Buffer.allocUnsafeSlow(compressBound(bytes.length));
-    const length = this.#context.compress2(room, bytes);
-    const frame = Buffer.allocUnsafeSlow(length);
-    room.copy(frame, 0, 0, length);
-    return frame;
+    return cut(room, this.#context.compress2(room, bytes));
   }
+}
+
+/** The first `length` bytes in memory of their own. */
+function cut(room: Buffer, length: number): Buffer {
+  const frame = Buffer.allocUnsafeSlow(length);
+  room.copy(frame, 0, 0, length);
+  return frame;
+}
+
+/**
+ * One zstd frame that holds `bytes`, coded against `base` (raw content, whatever it begins with:
+ * see PATCH_PAD_BYTES). It declares its content size, and no dictionary.
+ */
+export function compressAgainst(bytes: Uint8Array, base: Uint8Array, level: number): Buffer {
+  const room = Buffer.allocUnsafeSlow(compressBound(bytes.length));
+  return cut(room, new CCtx().compressUsingDict(room, bytes, base, level));
 }
 
 /** Content size that a zstd frame declares (RFC 8878, 3.1.1.1), or undefined where it has none. */
@@ -44,7 +57,7 @@ function declaredBytes(frame: Buffer): number | undefined {
   const singleSegment = (descriptor & 0x20) !== 0;
   const sizeFlag = descriptor >> 6;
   const dictionaryBytes = [0, 1, 2, 4][descriptor & 3]!;
-  // Bit 3 is reserved, and no dictionary is ever used.
+  // Bit 3 is reserved, and no dictionary is ever named.
   if ((descriptor & 0x08) !== 0 || dictionaryBytes !== 0) return undefined;
   const at = 5 + (singleSegment ? 0 : 1);
   const sizeBytes = sizeFlag === 0 ? (singleSegment ? 1 : 0) : 1 << sizeFlag;
@@ -60,8 +73,14 @@ let context: InstanceType<typeof DCtx> | undefined;
 /**
  * Decompresses one zstd frame that must hold exactly `rawBytes` bytes, into memory of its own.
  * @param field  what the bytes are, for errors
+ * @param base   what the frame is coded against, if anything; it is read where it stands
  */
-export function decompressExactly(frame: Buffer, rawBytes: number, field: string): Buffer {
+export function decompressExactly(
+  frame: Buffer,
+  rawBytes: number,
+  field: string,
+  base?: Uint8Array,
+): Buffer {
   const declared = declaredBytes(frame);
   if (declared === undefined)
     throw new FirstlightError('corrupt', `${field}: no zstd frame with a declared size`);
@@ -76,7 +95,10 @@ export function decompressExactly(frame: Buffer, rawBytes: number, field: string
   try {
     // The destination's size is the cap: zstd stops with an error where the data would pass it, also
     // when further frames follow the first.
-    length = context.decompress(raw, frame);
+    length =
+      base === undefined
+        ? context.decompress(raw, frame)
+        : context.decompressUsingDict(raw, frame, base);
   } catch (cause) {
     throw new FirstlightError('corrupt', `${field}: zstd: ${(cause as Error).message}`, { cause });
   }

@@ -3,7 +3,14 @@
 import type { Readable } from 'node:stream';
 import { Agent, Client, type Dispatcher } from 'undici';
 import * as v from 'valibot';
-import { API, type ChainImage, type ErrorBody, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
+import {
+  API,
+  type ChainImage,
+  type ErrorBody,
+  FRAMES_HEADER,
+  IMAGE_DIGEST_HEADER,
+  PATCH_FRAMES,
+} from '../delta/protocol.ts';
 import { FirstlightError, isErrorKind } from '../errors/errors.ts';
 import { isDigest } from '../store/layout.ts';
 import { BodyReader } from './body-reader.ts';
@@ -38,6 +45,8 @@ export interface DeltaRequest {
   platform: string;
   /** Digests of images that the worker holds. */
   bases: string[];
+  /** Whether frames may be patches against these. */
+  patches: boolean;
 }
 
 /** A bundle that begins to arrive. */
@@ -188,7 +197,8 @@ export class DeltaClient {
     this.#kept.keep();
     if (this.#lanes.length > 1) return this.#stripedDelta(request, signal);
     const { deltaMs } = this.#timeouts;
-    const answer = await this.#request('GET', deltaPath(request), {}, deltaMs, signal);
+    const headers = deltaHeaders(request);
+    const answer = await this.#request('GET', deltaPath(request), headers, deltaMs, signal);
     await this.#expect(answer, [200]);
     return { body: this.#reader(answer), ...this.#named(answer) };
   }
@@ -218,7 +228,7 @@ export class DeltaClient {
     const body = new StripedBody(0, undefined, {
       connections: lanes.length,
       ask: (connection, from, to, abort) =>
-        this.#askPiece(lanes[connection]!, known, deltaPath(request), { from, to }, abort),
+        this.#askPiece(lanes[connection]!, known, request, { from, to }, abort),
       check: (head) => {
         // The bundle of a name may become another between two requests.
         if (head.statusCode === 206 && header(head, 'etag') === known?.etag) return;
@@ -246,18 +256,18 @@ export class DeltaClient {
   async #askPiece(
     lane: Lane,
     known: Omit<DeltaAnswer, 'body'> | undefined,
-    path: string,
+    request: DeltaRequest,
     { from, to }: { from: number; to: number },
     signal: AbortSignal,
   ): Promise<PieceHead> {
     lane.usedAt = performance.now();
     try {
       return await lane.client.request({
-        path: this.#prefix + (known?.bundlePath ?? path),
+        path: this.#prefix + (known?.bundlePath ?? deltaPath(request)),
         method: 'GET',
         headers: {
           range: `bytes=${from}-${to - 1}`,
-          ...(known === undefined ? {} : { 'if-range': known.etag }),
+          ...(known === undefined ? deltaHeaders(request) : { 'if-range': known.etag }),
         },
         headersTimeout: this.#timeouts.deltaMs,
         // Else the next request on the connection would wait for the head of this one's answer.
@@ -273,7 +283,8 @@ export class DeltaClient {
   async digestOf(request: DeltaRequest, timeoutMs: number, signal?: AbortSignal): Promise<string> {
     const bound = AbortSignal.timeout(timeoutMs);
     const both = signal === undefined ? bound : AbortSignal.any([bound, signal]);
-    const answer = await this.#request('HEAD', deltaPath(request), {}, timeoutMs, both);
+    const headers = deltaHeaders(request);
+    const answer = await this.#request('HEAD', deltaPath(request), headers, timeoutMs, both);
     await this.#expect(answer, [200]);
     await answer.body.dump();
     return header(answer, IMAGE_DIGEST_HEADER);
@@ -462,6 +473,10 @@ function deltaPath({ image, platform, bases }: DeltaRequest): string {
   const query = new URLSearchParams({ image, platform });
   for (const base of bases) query.append('base', base);
   return `${API.delta}?${query}`;
+}
+
+function deltaHeaders({ patches }: DeltaRequest): Record<string, string> {
+  return patches ? { [FRAMES_HEADER]: PATCH_FRAMES } : {};
 }
 
 function header(answer: Pick<PieceHead, 'headers'>, name: string): string {

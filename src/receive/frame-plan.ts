@@ -1,6 +1,7 @@
 // Which frames of a bundle are still needed, derived from which parts have arrived. What does not
 // live here: fetching, and the parts themselves (arrivals.ts tells of each).
 import type { BundleHeader, FrameInfo } from '../delta/bundle.ts';
+import type { PatchBases } from './patch-bases.ts';
 
 /** The frames of one bundle and what of them is missing. */
 export class FramePlan {
@@ -8,6 +9,8 @@ export class FramePlan {
   /** Where the bundle is to be had, and its entity tag. */
   readonly bundlePath: string;
   readonly etag: string;
+  /** What its patches stand on; absent where it has none. */
+  readonly bases: PatchBases | undefined;
   /** Parts of each frame that have not arrived. */
   readonly #left: Uint32Array;
   /** Frames that a request or a write is under way for: number of them. */
@@ -27,10 +30,12 @@ export class FramePlan {
     header: BundleHeader,
     from: { bundlePath: string; etag: string },
     arrived: (part: number) => boolean,
+    bases?: PatchBases,
   ) {
     this.header = header;
     this.bundlePath = from.bundlePath;
     this.etag = from.etag;
+    this.bases = bases;
     const { frames, order, toc } = header;
     this.#left = new Uint32Array(frames.length);
     this.#busy = new Uint8Array(frames.length);

@@ -1,16 +1,20 @@
 // Takes frames in: decodes them on this thread while the thread pool writes the ones before, with a
 // bound on what is in flight. What does not live here: where frames come from (transfer.ts,
 // out-of-order.ts), and the order of bytes, slots and marks (arrivals.ts).
-import type { DecodedPart } from '../delta/bundle.ts';
-import { decodeFrame } from '../delta/bundle-decode.ts';
-import { FirstlightError } from '../errors/errors.ts';
+import { type DecodedPart, FRAME_KIND, type FrameInfo } from '../delta/bundle.ts';
+import { checkFrame, decodeFrame } from '../delta/bundle-decode.ts';
+import { PATCH_BASE_MAX_BYTES } from '../delta/patch-table.ts';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
+import { Lanes } from '../store/lanes.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { type Arrivals, WrongContentError } from './arrivals.ts';
 import type { FramePlan } from './frame-plan.ts';
 
 /** Raw bytes that may be decoded and not yet written. */
 const IN_FLIGHT_BYTES = 8 << 20;
+/** Patches decoded at a time: each holds what it stands on, up to PATCH_BASE_MAX_BYTES. */
+const PATCHES_AT_ONCE = 2;
 /** A frame that came wrong this often is given up. */
 const WRONG_MAX = 5;
 
@@ -22,6 +26,8 @@ export interface IntakeEvents {
   storeFailed(error: unknown): void;
   /** A frame came wrong too often: its missing contents cannot be had. */
   gaveUp(plan: FramePlan, frame: number, error: FirstlightError): void;
+  /** A patch came right and does not give what it should: what it stands on is damaged or gone. */
+  patchFailed(plan: FramePlan, frame: number, error: FirstlightError): void;
 }
 
 /** One transfer's way from compressed frames to the store. */
@@ -31,6 +37,7 @@ export class Intake {
   readonly #log: Logger;
   readonly #events: IntakeEvents;
   readonly #wrong = new Map<string, number>();
+  readonly #patches = new Lanes(PATCHES_AT_ONCE);
   #inFlight = 0;
   #writes = new Set<Promise<void>>();
   #roomWaiters: (() => void)[] = [];
@@ -57,25 +64,43 @@ export class Intake {
   take(plan: FramePlan, frame: number, bytes: Buffer): boolean {
     if (plan.isDone(frame) || this.#failure !== undefined) return true;
     const info = plan.frames[frame]!;
-    let parts: DecodedPart[];
+    const isPatch = info.kind === FRAME_KIND.patch;
+    let parts: DecodedPart[] = [];
     try {
-      parts = decodeFrame(plan.header, info, bytes);
+      if (isPatch) checkFrame(info, bytes);
+      else parts = decodeFrame(plan.header, info, bytes);
     } catch (error) {
       if (!(error instanceof FirstlightError)) throw error;
       this.#wrongFrame(plan, frame, error);
       return false;
     }
     plan.busy(frame, 1);
-    this.#inFlight += info.rawBytes;
-    const write = this.#write(plan, frame, parts).finally(() => {
+    const held = info.rawBytes + (isPatch ? PATCH_BASE_MAX_BYTES / PATCHES_AT_ONCE : 0);
+    this.#inFlight += held;
+    const work = isPatch ? this.#openPatch(plan, info, bytes) : this.#write(plan, frame, parts);
+    const write = work.finally(() => {
       plan.busy(frame, -1);
-      this.#inFlight -= info.rawBytes;
+      this.#inFlight -= held;
       this.#writes.delete(write);
       this.#wake();
       this.#events.changed();
     });
     this.#writes.add(write);
     return true;
+  }
+
+  /** Decodes a patch, whose bytes are right, against what the store has, and writes its parts. */
+  async #openPatch(plan: FramePlan, info: FrameInfo, bytes: Buffer): Promise<void> {
+    let parts: DecodedPart[];
+    try {
+      parts = await this.#patches.run(async () =>
+        decodeFrame(plan.header, info, bytes, await plan.bases?.read(info)),
+      );
+    } catch (error) {
+      this.#events.patchFailed(plan, info.index, toFirstlightError(error));
+      return;
+    }
+    await this.#write(plan, info.index, parts);
   }
 
   async #write(plan: FramePlan, frame: number, parts: DecodedPart[]): Promise<void> {

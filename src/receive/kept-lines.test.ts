@@ -43,6 +43,7 @@ for (const connections of [1, 3]) {
       image: 'app:1',
       platform: 'linux/amd64',
       bases: [],
+      patches: false,
     });
     const ms = performance.now() - startedAt;
     // The bound of the answer itself is 300 s: its bundle might be being computed.

@@ -229,7 +229,7 @@ class Opening {
     const { client } = this.#context;
     if (client === undefined) return true;
     try {
-      const request = { image: ref, platform, bases: [digest] };
+      const request = { image: ref, platform, bases: [digest], patches: true };
       return (await client.digestOf(request, NAME_CHECK_MS, signal)) === digest;
     } catch (error) {
       const failure = toFirstlightError(error);
@@ -323,7 +323,7 @@ class Opening {
 
   #ask(client: DeltaClient, bases: string[], abort: AbortController): Promise<DeltaAnswer> {
     const { ref, platform } = this.#options;
-    return client.delta({ image: ref, platform, bases }, abort.signal);
+    return client.delta({ image: ref, platform, bases, patches: true }, abort.signal);
   }
 
   /**

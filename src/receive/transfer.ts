@@ -16,6 +16,7 @@ import { type FirstRun, FrameStream } from './frame-stream.ts';
 import { findInBases, readHeader } from './header.ts';
 import { Intake } from './intake.ts';
 import { OutOfOrder } from './out-of-order.ts';
+import { hasPatches, PatchBases } from './patch-bases.ts';
 import type { Progress } from './progress.ts';
 import { RateMeter } from './rate-meter.ts';
 import { Wants } from './wants.ts';
@@ -71,10 +72,14 @@ export class Transfer {
   readonly progress: Progress;
   #complete = Promise.withResolvers<void>();
   #plan: FramePlan | undefined;
+  /** What the plan's patches stand on, held from collections. */
+  #bases: PatchBases | undefined;
   #stream: FrameStream | undefined;
   #running: Promise<void> = Promise.resolve();
   /** Asked for without bases, because a base lacked what it should have had. */
   #withoutBases = false;
+  /** Asked for without patches, because what one stood on was damaged or gone. */
+  #withoutPatches = false;
   #wakeUp: (() => void) | undefined;
   /** Frames of streams that came and were right. */
   #moved = 0;
@@ -88,6 +93,7 @@ export class Transfer {
       changed: () => this.#changed(),
       storeFailed: (error) => this.#storeFailed(error),
       gaveUp: (plan, frame, error) => this.#gaveUp(plan, frame, error),
+      patchFailed: (plan, frame, error) => this.#patchFailed(plan, frame, error),
     });
     this.#fetcher = new OutOfOrder(
       {
@@ -182,6 +188,7 @@ export class Transfer {
     this.#changed();
     await this.#running;
     await this.#intake.idle();
+    this.#bases?.release();
     await this.#parts.arrivals.close();
     this.#complete.reject(new FirstlightError('unreachable', 'the transfer was stopped'));
   }
@@ -192,10 +199,15 @@ export class Transfer {
   }
 
   #setPlan(header: BundleHeader, from: { bundlePath: string; etag: string }): void {
-    const { arrivals, template } = this.#parts;
+    const { arrivals, template, store } = this.#parts;
+    this.#bases?.release();
+    this.#bases = hasPatches(header) ? new PatchBases(store, header) : undefined;
     // The same table stands in memory once, however many headers come.
-    const plan = new FramePlan({ ...header, toc: template.toc }, from, (part) =>
-      arrivals.hasPart(part),
+    const plan = new FramePlan(
+      { ...header, toc: template.toc },
+      from,
+      (part) => arrivals.hasPart(part),
+      this.#bases,
     );
     this.#plan = plan;
     arrivals.listener = {
@@ -260,6 +272,19 @@ export class Transfer {
   #bundleGone(plan: FramePlan): void {
     if (this.#plan !== plan) return;
     this.#parts.log.info('the server no longer has the bundle; asking for a new one');
+    this.#plan = undefined;
+    this.#stream?.destroy();
+    this.#changed();
+  }
+
+  /** The rest comes without patches: of the same bases, which have given what they have whole. */
+  #patchFailed(plan: FramePlan, frame: number, error: FirstlightError): void {
+    if (this.#plan !== plan) return;
+    this.#parts.log.warn(
+      { err: error, frame },
+      'an image of the store is not what a patch stands on; asking without patches (see "firstlight verify")',
+    );
+    this.#withoutPatches = true;
     this.#plan = undefined;
     this.#stream?.destroy();
     this.#changed();
@@ -381,6 +406,10 @@ export class Transfer {
         // The bytes may have lain ready: let timers, answers and callbacks have their turn.
         await new Promise((resolve) => setImmediate(resolve));
       }
+    } catch (error) {
+      // Given up because its bundle is not used any more: that is no failure of the stream.
+      if (this.#plan !== plan && !this.#signal.aborted) return;
+      throw error;
     } finally {
       // Where it has ended by itself, nothing is under way that this could break off.
       stream.destroy();
@@ -398,10 +427,16 @@ export class Transfer {
       const bases = this.#withoutBases
         ? []
         : completeImages(store).filter((b) => b !== image.digest);
-      const request = { image: image.digest, platform: image.state.platform, bases };
+      const patches = !this.#withoutPatches;
+      const request = { image: image.digest, platform: image.state.platform, bases, patches };
       const answer = await client.delta(request, this.#signal);
       try {
         const { header, raw } = await readHeader(answer.body);
+        if (!patches && hasPatches(header)) {
+          throw new FirstlightError('corrupt', `${client.server} sends patches where none may be`, {
+            hint: 'use the same release on server and worker',
+          });
+        }
         if (header.imageDigest !== image.digest || !header.toc.bytes.equals(template.toc.bytes)) {
           throw new FirstlightError(
             'corrupt',
@@ -467,6 +502,7 @@ export class Transfer {
     }
     await store.contents.makeDurable();
     await image.setComplete();
+    this.#bases?.release();
     await store.removePartials(image.digest);
     await arrivals.close();
     this.#count();

@@ -5,9 +5,20 @@
 // says. A failure names its seed: FUZZ_SEED=N runs that one case alone.
 import { setImmediate } from 'node:timers/promises';
 import test from 'ava';
-import { type BundleHeader, PREAMBLE_BYTES } from '../../src/delta/bundle.ts';
+import {
+  type BundleHeader,
+  FRAME_KIND,
+  type FrameInfo,
+  PREAMBLE_BYTES,
+} from '../../src/delta/bundle.ts';
 import { decodeFrame } from '../../src/delta/bundle-decode.ts';
 import { type PackedFrame, packFrames } from '../../src/delta/bundle-header.ts';
+import {
+  type BaseRange,
+  measureRanges,
+  PATCH_PAD_BYTES,
+  packRanges,
+} from '../../src/delta/patch-table.ts';
 import {
   asBase,
   bundleOf,
@@ -24,7 +35,7 @@ import { checkToc } from '../../src/delta/toc-check.ts';
 import { PART_BYTES } from '../../src/delta/toc-layout.ts';
 import { packToc } from '../../src/delta/toc-pack.ts';
 import { unpackToc } from '../../src/delta/toc-unpack.ts';
-import { Compressor, decompressExactly } from '../../src/delta/zstd.ts';
+import { Compressor, compressAgainst, decompressExactly } from '../../src/delta/zstd.ts';
 import { FirstlightError } from '../../src/errors/errors.ts';
 
 const FUZZ_MS = Number(process.env.FUZZ_MS ?? 5000);
@@ -46,6 +57,12 @@ function randomOf(seed: number): (below: number) => number {
   };
 }
 type Random = ReturnType<typeof randomOf>;
+
+/** Bytes that do not compress, the same for the same seed. */
+function noise(bytes: number, seed: number): Buffer {
+  const random = randomOf(seed + 1);
+  return Buffer.from(Array.from({ length: bytes }, () => random(256)));
+}
 
 const EXTREMES = [0, 1, 2, 0x3f, 0x7e, 0x7f, 0x80, 0x81, 0xfe, 0xff];
 
@@ -110,9 +127,36 @@ const RANKS = [
   { content: 89, part: 1, rank: 2 },
   { content: 3, rank: 3 },
 ];
+/** What the patches of a seed stand on; every file of it is like one of LARGE. */
+const OLDER = imageOf({
+  lib: { data: Buffer.alloc(2 * PART_BYTES + 9, 'lib') },
+  ...Object.fromEntries(
+    Array.from({ length: 90 }, (_, i) => [
+      `file${i}`,
+      { data: Buffer.concat([Buffer.from('old'), noise(40 * i, i)]) },
+    ]),
+  ),
+});
+const NEWER = imageOf({
+  lib: { data: Buffer.alloc(2 * PART_BYTES + 3, 'lib') },
+  ...Object.fromEntries(
+    Array.from({ length: 90 }, (_, i) => [
+      `file${i}`,
+      { data: Buffer.concat([Buffer.from('new'), noise(40 * i, i)]) },
+    ]),
+  ),
+});
+const BOTH = new Map([...OLDER.contents, ...NEWER.contents]);
 const SEEDS = [
   await bundleOf(SMALL),
   await bundleOf(LARGE, { bases: [BASE], ranks: RANKS }),
+  await bundleOf(NEWER, {
+    bases: [asBase(OLDER)],
+    patches: true,
+    ranks: [{ content: 50, rank: 1 }],
+    readContent: async (digest, offset, bytes) =>
+      BOTH.get(digest)!.subarray(offset, offset + bytes),
+  }),
   await bundleOf(imageOf({})),
 ];
 
@@ -126,7 +170,7 @@ function withFrame(bundle: Buffer, header: BundleHeader, index: number, bytes: B
     partCount: frame.partCount,
     kind: frame.kind,
     surplusBytes: 0,
-    extension: new Uint8Array(0),
+    extension: frame.kind === FRAME_KIND.patch ? packRanges(frame.ranges) : new Uint8Array(0),
   }));
   sections.frames = packFrames(frames);
   Buffer.from(sha256Hex(bytes), 'hex').copy(sections.digests, index * 32);
@@ -134,6 +178,22 @@ function withFrame(bundle: Buffer, header: BundleHeader, index: number, bytes: B
     frame.index === index ? bytes : bundle.subarray(frame.offset, frame.offset + frame.bytes),
   );
   return rebuild(bundle, sections, Buffer.concat(body));
+}
+
+/** What a frame of the seeds is coded against; what no base has is refused. */
+function baseOf(header: BundleHeader, frame: FrameInfo): Buffer | undefined {
+  if (frame.kind !== FRAME_KIND.patch) return undefined;
+  const { toc, digests, contents } = OLDER;
+  const sizeOf = ({ content }: BaseRange) =>
+    content < toc.contents ? toc.contentSize(content) : undefined;
+  const lengths = measureRanges(frame.ranges, sizeOf, `frame ${frame.index}`);
+  if (header.bases.length === 0) throw new Error('a patch without bases');
+  const pieces = frame.ranges.map(({ content, offset }, i) =>
+    contents
+      .get(digests.toString('hex', content * 32, content * 32 + 32))!
+      .subarray(offset, offset + lengths[i]!),
+  );
+  return Buffer.concat([Buffer.alloc(PATCH_PAD_BYTES), ...pieces]);
 }
 
 /** Damage at one depth. */
@@ -169,7 +229,10 @@ const framePayload: Mutator = (bundle, random) => {
   if (header.frames.length === 0) return anywhere(bundle, random);
   const frame = header.frames[random(header.frames.length)]!;
   const bytes = bundle.subarray(frame.offset, frame.offset + frame.bytes);
-  const payload = damage(decompressExactly(bytes, frame.rawBytes, 'frame'), random);
+  const base = baseOf(header, frame);
+  const payload = damage(decompressExactly(bytes, frame.rawBytes, 'frame', base), random);
+  if (base !== undefined)
+    return withFrame(bundle, header, frame.index, compressAgainst(payload, base, 1));
   return withFrame(bundle, header, frame.index, compressor.compress(payload));
 };
 
@@ -205,7 +268,7 @@ function takeIn(bundle: Buffer): void {
     if (frame.offset !== end) throw new Error(`frame ${frame.index} has a gap before it`);
     end += frame.bytes;
     const bytes = bundle.subarray(frame.offset, end);
-    for (const part of decodeFrame(header, frame, bytes)) {
+    for (const part of decodeFrame(header, frame, bytes, baseOf(header, frame))) {
       if (sha256Hex(part.data) !== part.partDigest.toString('hex')) throw new Error('part digest');
       if (part.data.length !== header.toc.partSize(part.content, part.index))
         throw new Error('part size');

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { encodeBundle } from '../../src/delta/bundle-encode.ts';
-import { API, IMAGE_DIGEST_HEADER } from '../../src/delta/protocol.ts';
+import { API, FRAMES_HEADER, IMAGE_DIGEST_HEADER } from '../../src/delta/protocol.ts';
 import { Toc } from '../../src/delta/toc.ts';
 import { buildToc } from '../../src/delta/toc-build.ts';
 import { PART_BYTES } from '../../src/delta/toc-layout.ts';
@@ -122,9 +122,15 @@ export interface EncodedImage {
 /** The bundle of an image. */
 export async function encode(
   image: TestImage,
-  options: { bases?: TestImage[]; ranks?: { content: number; rank: number }[] } = {},
+  options: {
+    bases?: TestImage[];
+    patches?: boolean;
+    ranks?: { content: number; rank: number }[];
+  } = {},
 ): Promise<EncodedImage> {
   const directory = await mkdtemp(join(tmpdir(), 'firstlight-encode-'));
+  const images = [image, ...(options.bases ?? [])];
+  const contents = new Map(images.flatMap((each) => [...each.contents]));
   try {
     const path = join(directory, 'bundle');
     const { id, headerBytes } = await encodeBundle(
@@ -135,8 +141,10 @@ export async function encode(
         digests: image.digests,
         ranks: options.ranks ?? [],
         bases: (options.bases ?? []).map(({ digest, toc, digests }) => ({ digest, toc, digests })),
+        patches: options.patches ?? false,
+        patchLevel: 9,
         readContent: async (hex, offset, bytes) =>
-          image.contents.get(hex)!.subarray(offset, offset + bytes),
+          contents.get(hex)!.subarray(offset, offset + bytes),
         level: 1,
         threads: 0,
       },
@@ -154,6 +162,8 @@ export interface SeenRequest {
   path: string;
   query: URLSearchParams;
   range: { from: number; to: number } | undefined;
+  /** Kinds of frames that it allows beyond the plain ones. */
+  frames: string | undefined;
   at: number;
 }
 
@@ -181,6 +191,7 @@ export class FaultyServer {
   /** The bundle for a request, or undefined for 404; set by the test. */
   delta: (
     query: URLSearchParams,
+    seen: SeenRequest,
   ) => Promise<{ image: TestImage; bundle: EncodedImage } | undefined>;
   /** Bundles that can be had by their own URL. */
   readonly bundles = new Map<string, EncodedImage>();
@@ -241,6 +252,7 @@ export class FaultyServer {
       path: url.pathname,
       query: url.searchParams,
       range: match === null ? undefined : { from: Number(match[1]), to: Number(match[2]) + 1 },
+      frames: request.headers[FRAMES_HEADER] as string | undefined,
       at: performance.now(),
     };
     const fault = this.fault(seen, this.requests.length) ?? {};
@@ -250,7 +262,7 @@ export class FaultyServer {
       return;
     }
     if (seen.path === API.delta) {
-      const found = await this.delta(url.searchParams);
+      const found = await this.delta(url.searchParams, seen);
       if (found === undefined) return this.#missing(response);
       const { image, bundle } = found;
       const total = bundle.bytes.length;
