@@ -28,7 +28,7 @@ function failed(t: ExecutionContext, ended: Ended, code: number, line: RegExp): 
   t.is(ended.stdout.toString(), '');
 }
 
-test('version, help and a bare call', async (t) => {
+test.serial('version, help and a bare call', async (t) => {
   const stage = await Stage.open(t);
   t.regex(await stage.must(['--version']), /^\d+\.\d+\.\d+\n$/);
   t.regex(await stage.must(['mount', '--help']), /Usage: firstlight mount/);
@@ -37,7 +37,7 @@ test('version, help and a bare call', async (t) => {
   t.is(bare.stdout.toString(), '');
 });
 
-test('mount, look, write, umount', async (t) => {
+test.serial('mount, look, write, umount', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mount('tiny:1');
   t.is(
@@ -58,7 +58,7 @@ test('mount, look, write, umount', async (t) => {
   t.is((await run('test', ['-e', join(again, 'etc/group')])).code, 0);
 });
 
-test('a read-only mount refuses writes', async (t) => {
+test.serial('a read-only mount refuses writes', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mount('tiny:1', ['--rw', 'off']);
   const touch = await run('touch', [join(dir, 'x')]);
@@ -67,7 +67,7 @@ test('a read-only mount refuses writes', async (t) => {
   t.deepEqual(await mountsBelow(stage.dir), []);
 });
 
-test('status has every time and count, and ends complete', async (t) => {
+test.serial('status has every time and count, and ends complete', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mountPoint();
   const mount = await stage.json<MountStatus>(['mount', 'tiny:1', dir, '--wait']);
@@ -85,15 +85,18 @@ test('status has every time and count, and ends complete', async (t) => {
   t.regex(await stage.must(['status', dir]), /transfer {2}complete, 100%/);
 });
 
-test('mount returns before the image is there; --wait and --follow return when it is', async (t) => {
-  const stage = await tiny(t, '4mbit');
-  const dir = await stage.mount('tiny:1');
-  t.is((await stage.mountStatus(dir)).transfer.state, 'receiving');
-  await stage.must(['status', '--follow', '--quiet', dir]);
-  t.is((await stage.mountStatus(dir)).transfer.state, 'complete');
-});
+test.serial(
+  'mount returns before the image is there; --wait and --follow return when it is',
+  async (t) => {
+    const stage = await tiny(t, '4mbit');
+    const dir = await stage.mount('tiny:1');
+    t.is((await stage.mountStatus(dir)).transfer.state, 'receiving');
+    await stage.must(['status', '--follow', '--quiet', dir]);
+    t.is((await stage.mountStatus(dir)).transfer.state, 'complete');
+  },
+);
 
-test('Ctrl-C while waiting takes the mount away', async (t) => {
+test.serial('Ctrl-C while waiting takes the mount away', async (t) => {
   // 25 KB a second: what the header needs comes ahead of everything else.
   const stage = await tiny(t, '200kbit');
   const dir = await stage.mountPoint();
@@ -104,7 +107,7 @@ test('Ctrl-C while waiting takes the mount away', async (t) => {
   await until('unmounted', async () => (await mountsBelow(stage.dir)).length === 0);
 });
 
-test('the mount outlives the shell that made it', async (t) => {
+test.serial('the mount outlives the shell that made it', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mountPoint();
   const program = `"${process.execPath}" "${join(import.meta.dirname, '../../bin/firstlight.js')}" mount tiny:1 "${dir}"`;
@@ -115,7 +118,7 @@ test('the mount outlives the shell that made it', async (t) => {
   t.is(await must('cat', [join(dir, 'etc/not-executable')]), 'text\n');
 });
 
-test('usage errors end with 2', async (t) => {
+test.serial('usage errors end with 2', async (t) => {
   const stage = await Stage.open(t);
   const dir = await stage.mountPoint();
   failed(t, await stage.run(['mount', 'BAD::x', dir]), 2, /'BAD::x' is not an image reference/);
@@ -131,7 +134,7 @@ test('usage errors end with 2', async (t) => {
   failed(t, await stage.run(['ls', '--config', config]), 2, /config\.toml: unknown key "nonsense"/);
 });
 
-test('no such image, directory or mount: 3', async (t) => {
+test.serial('no such image, directory or mount: 3', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mountPoint();
   failed(t, await stage.run(['mount', 'nosuch:1', dir]), 3, /no image nosuch:1/);
@@ -143,7 +146,7 @@ test('no such image, directory or mount: 3', async (t) => {
   t.deepEqual(await mountsBelow(stage.dir), []);
 });
 
-test('no server: 4', async (t) => {
+test.serial('no server: 4', async (t) => {
   const stage = await Stage.open(t);
   const dir = await stage.mountPoint();
   const nobody = ['--server', 'http://127.0.0.1:1'];
@@ -167,7 +170,7 @@ async function asNobody(stage: Stage, args: string[]): Promise<Ended> {
   });
 }
 
-test('no permission for /dev/fuse: 5', async (t) => {
+test.serial('no permission for /dev/fuse: 5', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mountPoint();
   const root = join(stage.dir, 'of-nobody');
@@ -177,7 +180,7 @@ test('no permission for /dev/fuse: 5', async (t) => {
   failed(t, ended, 5, /\/dev\/fuse.*root/);
 });
 
-test('a busy mount point: 6, naming who uses it', async (t) => {
+test.serial('a busy mount point: 6, naming who uses it', async (t) => {
   const stage = await tiny(t);
   failed(t, await stage.run(['mount', 'tiny:1', '/proc']), 6, /\/proc is a mount point already/);
   const dir = await stage.mount('tiny:1');
@@ -197,14 +200,14 @@ test('a busy mount point: 6, naming who uses it', async (t) => {
   await user.kill();
 });
 
-test('an image for another platform: 8', async (t) => {
+test.serial('an image for another platform: 8', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mountPoint();
   const ended = await stage.run(['mount', 'tiny:1', dir, '--platform', 'linux/s390x']);
   failed(t, ended, 8, /linux\/s390x.*linux\//);
 });
 
-test('a broken archive: 9', async (t) => {
+test.serial('a broken archive: 9', async (t) => {
   const stage = await tiny(t);
   await writeFile(join(stage.dir, 'broken.tar'), Buffer.alloc(4096, 'x'));
   const ended = await stage.run(['image', 'add', 'rootfs:broken.tar', '--name', 'a:1']);
@@ -212,7 +215,7 @@ test('a broken archive: 9', async (t) => {
   t.is((await stage.json<unknown[]>(['image', 'ls'])).length, 1);
 });
 
-test('what cannot be done here: 12', async (t) => {
+test.serial('what cannot be done here: 12', async (t) => {
   const stage = await Stage.open(t);
   const dir = await stage.mountPoint();
   const portable = ['--rw', 'fuse', '--session', 'fuse-native'];
@@ -225,7 +228,7 @@ test('what cannot be done here: 12', async (t) => {
   failed(t, await stage.run(['run', 'a:1', '--runtime', 'nosuch']), 12, /no OCI runtime.*nosuch/);
 });
 
-test('with --json an error is an object on stdout', async (t) => {
+test.serial('with --json an error is an object on stdout', async (t) => {
   const stage = await Stage.open(t);
   const ended = await stage.run(['mount', 'BAD::x', '/mnt', '--json']);
   t.is(ended.code, 2);
@@ -236,7 +239,7 @@ test('with --json an error is an object on stdout', async (t) => {
   t.regex(error.hint, /HOST\/NAME:TAG/);
 });
 
-test('a full disk of the worker: 7, and nothing is left', async (t) => {
+test.serial('a full disk of the worker: 7, and nothing is left', async (t) => {
   const stage = await tiny(t);
   const small = join(stage.dir, 'small');
   await mkdir(small);
@@ -269,34 +272,40 @@ async function smallDisk(
   return { env, enlarge };
 }
 
-test('a disk that fills up while waiting: 7, and the rest comes when there is room', async (t) => {
-  const stage = await tiny(t);
-  const { env, enlarge } = await smallDisk(stage);
-  const dir = await stage.mountPoint();
-  failed(t, await stage.run(['mount', 'tiny:1', dir, '--wait'], { env }), 7, /space/i);
-  t.deepEqual(await mountsBelow(dir), []);
-  await enlarge();
-  await stage.must(['mount', 'tiny:1', dir, '--wait'], { env });
-  await stage.must(['umount', dir], { env });
-});
+test.serial(
+  'a disk that fills up while waiting: 7, and the rest comes when there is room',
+  async (t) => {
+    const stage = await tiny(t);
+    const { env, enlarge } = await smallDisk(stage);
+    const dir = await stage.mountPoint();
+    failed(t, await stage.run(['mount', 'tiny:1', dir, '--wait'], { env }), 7, /space/i);
+    t.deepEqual(await mountsBelow(dir), []);
+    await enlarge();
+    await stage.must(['mount', 'tiny:1', dir, '--wait'], { env });
+    await stage.must(['umount', dir], { env });
+  },
+);
 
-test('a disk that fills up under a mount: readers get ENOSPC until there is room', async (t) => {
-  const stage = await tiny(t);
-  const { env, enlarge } = await smallDisk(stage);
-  const dir = await stage.mountPoint();
-  // Without a layer of its own: making that needs room, which the first frames may have taken.
-  await stage.must(['mount', 'tiny:1', dir, '--rw', 'off'], { env });
-  t.regex((await run('cat', [join(dir, 'bin/busybox')])).stderr, /No space left/);
-  await enlarge();
-  const original = await readFile(join(stage.dir, 'busybox-root/bin/busybox'));
-  await until('it is fetched once there is room', async () => {
-    const again = await run('cat', [join(dir, 'bin/busybox')]);
-    return again.code === 0 && again.stdout.equals(original);
-  });
-  await stage.must(['umount', dir], { env });
-});
+test.serial(
+  'a disk that fills up under a mount: readers get ENOSPC until there is room',
+  async (t) => {
+    const stage = await tiny(t);
+    const { env, enlarge } = await smallDisk(stage);
+    const dir = await stage.mountPoint();
+    // Without a layer of its own: making that needs room, which the first frames may have taken.
+    await stage.must(['mount', 'tiny:1', dir, '--rw', 'off'], { env });
+    t.regex((await run('cat', [join(dir, 'bin/busybox')])).stderr, /No space left/);
+    await enlarge();
+    const original = await readFile(join(stage.dir, 'busybox-root/bin/busybox'));
+    await until('it is fetched once there is room', async () => {
+      const again = await run('cat', [join(dir, 'bin/busybox')]);
+      return again.code === 0 && again.stdout.equals(original);
+    });
+    await stage.must(['umount', dir], { env });
+  },
+);
 
-test('a full disk of the server: 7, and the image is not there', async (t) => {
+test.serial('a full disk of the server: 7, and the image is not there', async (t) => {
   const stage = await Stage.open(t);
   const small = join(stage.dir, 'small');
   await mkdir(small);
@@ -318,14 +327,14 @@ test('a full disk of the server: 7, and the image is not there', async (t) => {
   t.deepEqual(await stage.json(['image', 'ls', '--data', join(small, 'data')]), []);
 });
 
-test('a reader that goes away ends the output without a word', async (t) => {
+test.serial('a reader that goes away ends the output without a word', async (t) => {
   const stage = await tiny(t);
   const line = `"${process.execPath}" "${join(import.meta.dirname, '../../bin/firstlight.js')}" image inspect tiny:1`;
   const ended = await run('bash', ['-c', `set -o pipefail; ${line} | true`], { env: stage.env });
   t.is(ended.stderr, '');
 });
 
-test('two commands at once start one daemon', async (t) => {
+test.serial('two commands at once start one daemon', async (t) => {
   const stage = await tiny(t);
   const dirs = await Promise.all(['a', 'b', 'c'].map((name) => stage.mountPoint(name)));
   const ends = await Promise.all(dirs.map((dir) => stage.run(['mount', 'tiny:1', dir])));
@@ -337,7 +346,7 @@ test('two commands at once start one daemon', async (t) => {
   t.deepEqual(mounts.map((mount) => mount.directory).sort(), dirs);
 });
 
-test('the daemon ends when idle, and its socket with it', async (t) => {
+test.serial('the daemon ends when idle, and its socket with it', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mountPoint();
   await stage.must(['mount', 'tiny:1', dir, '--wait', '--idle', '1s']);
@@ -345,22 +354,22 @@ test('the daemon ends when idle, and its socket with it', async (t) => {
   await new Promise((resolve) => setTimeout(resolve, 1500));
   t.is(await stage.daemonPid(), pid, 'not while something is mounted');
   await stage.must(['umount', dir]);
-  await until('the daemon has ended', async () => (await stage.status()).daemon === null);
+  await stage.daemonEnded();
   await t.throwsAsync(stat(join(stage.root, 'control.sock')), { code: 'ENOENT' });
 });
 
-test('SIGTERM of the daemon unmounts cleanly', async (t) => {
+test.serial('SIGTERM of the daemon unmounts cleanly', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mount('tiny:1');
   const pid = await stage.daemonPid();
   process.kill(pid, 'SIGTERM');
   await until('unmounted', async () => (await mountsBelow(stage.dir)).length === 0);
-  await until('the daemon has ended', async () => (await stage.status()).daemon === null);
+  await stage.daemonEnded();
   t.deepEqual(await readdir(dir), []);
 });
 
 for (const rw of ['overlay', 'off']) {
-  test(`a dead mount is replaced (--rw ${rw})`, async (t) => {
+  test.serial(`a dead mount is replaced (--rw ${rw})`, async (t) => {
     const stage = await tiny(t);
     const dir = await stage.mount('tiny:1', ['--rw', rw]);
     process.kill(await stage.daemonPid(), 'SIGKILL');
@@ -372,7 +381,7 @@ for (const rw of ['overlay', 'off']) {
   });
 }
 
-test('a dead mount can be unmounted', async (t) => {
+test.serial('a dead mount can be unmounted', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mount('tiny:1', ['--rw', 'off']);
   process.kill(await stage.daemonPid(), 'SIGKILL');
@@ -381,7 +390,7 @@ test('a dead mount can be unmounted', async (t) => {
   t.deepEqual(await mountsBelow(stage.dir), []);
 });
 
-test('an unmount from outside is noticed', async (t) => {
+test.serial('an unmount from outside is noticed', async (t) => {
   const stage = await tiny(t);
   const over = await stage.mount('tiny:1', [], 'over');
   const plain = await stage.mount('tiny:1', ['--rw', 'off'], 'plain');
@@ -391,7 +400,7 @@ test('an unmount from outside is noticed', async (t) => {
   t.deepEqual(await mountsBelow(stage.dir), []);
 });
 
-test('a root with a long path has its socket elsewhere', async (t) => {
+test.serial('a root with a long path has its socket elsewhere', async (t) => {
   const stage = await tiny(t);
   const root = join(stage.dir, 'deep-'.repeat(20), 'root');
   const dir = await stage.mountPoint();
@@ -402,7 +411,7 @@ test('a root with a long path has its socket elsewhere', async (t) => {
   await t.throwsAsync(stat(runtimeDir(root)), { code: 'ENOENT' });
 });
 
-test('mounting below a symbolic link mounts at its target', async (t) => {
+test.serial('mounting below a symbolic link mounts at its target', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mountPoint('target');
   await symlink(dir, join(stage.dir, 'link'));
@@ -411,7 +420,7 @@ test('mounting below a symbolic link mounts at its target', async (t) => {
   await stage.must(['umount', join(stage.dir, 'link')]);
 });
 
-test('gc --all and verify', async (t) => {
+test.serial('gc --all and verify', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mount('tiny:1', ['--wait']);
   t.regex(await stage.must(['verify']), /contents checked/);
@@ -425,7 +434,7 @@ test('gc --all and verify', async (t) => {
   t.is(await must('cat', [join(again, 'etc/not-executable')]), 'text\n', 'it is fetched again');
 });
 
-test('images of a layout are uploaded, listed, inspected and removed', async (t) => {
+test.serial('images of a layout are uploaded, listed, inspected and removed', async (t) => {
   const stage = await Stage.open(t);
   await stage.serve();
   const layout = await busyboxLayout(stage.dir, ['--config.cmd', 'echo', '--config.cmd', 'hi']);
@@ -445,38 +454,41 @@ test('images of a layout are uploaded, listed, inspected and removed', async (t)
   t.deepEqual(await stage.json(['image', 'ls']), []);
 });
 
-test('an image comes from a registry with the login of the local docker config: 10 without it', async (t) => {
-  const stage = await Stage.open(t);
-  await stage.serve();
-  const layout = await busyboxLayout(stage.dir, ['--config.cmd', 'true']);
-  const registry = await startRegistry(stage, 'reader', 'secret');
-  await must('skopeo', [
-    'copy',
-    '--dest-tls-verify=false',
-    '--dest-creds=reader:secret',
-    `oci:${layout}:latest`,
-    `docker://${registry}/team/tiny:1`,
-  ]);
-  const source = `docker://${registry}/team/tiny:1`;
-  const config = join(stage.dir, 'docker');
-  await mkdir(config);
-  const login = async (password: string) => {
-    const auth = Buffer.from(`reader:${password}`).toString('base64');
-    await writeFile(
-      join(config, 'config.json'),
-      JSON.stringify({ auths: { [registry]: { auth } } }),
-    );
-  };
-  const env = { DOCKER_CONFIG: config };
-  await login('wrong');
-  failed(t, await stage.run(['image', 'add', source, '--name', 'tiny:3'], { env }), 10, /./);
-  await login('secret');
-  const image = await stage.json<{ name: string }>(['image', 'add', source, '--name', 'tiny:3'], {
-    env,
-  });
-  t.is(image.name, 'tiny:3');
-  await stage.must(['run', 'tiny:3']);
-});
+test.serial(
+  'an image comes from a registry with the login of the local docker config: 10 without it',
+  async (t) => {
+    const stage = await Stage.open(t);
+    await stage.serve();
+    const layout = await busyboxLayout(stage.dir, ['--config.cmd', 'true']);
+    const registry = await startRegistry(stage, 'reader', 'secret');
+    await must('skopeo', [
+      'copy',
+      '--dest-tls-verify=false',
+      '--dest-creds=reader:secret',
+      `oci:${layout}:latest`,
+      `docker://${registry}/team/tiny:1`,
+    ]);
+    const source = `docker://${registry}/team/tiny:1`;
+    const config = join(stage.dir, 'docker');
+    await mkdir(config);
+    const login = async (password: string) => {
+      const auth = Buffer.from(`reader:${password}`).toString('base64');
+      await writeFile(
+        join(config, 'config.json'),
+        JSON.stringify({ auths: { [registry]: { auth } } }),
+      );
+    };
+    const env = { DOCKER_CONFIG: config };
+    await login('wrong');
+    failed(t, await stage.run(['image', 'add', source, '--name', 'tiny:3'], { env }), 10, /./);
+    await login('secret');
+    const image = await stage.json<{ name: string }>(['image', 'add', source, '--name', 'tiny:3'], {
+      env,
+    });
+    t.is(image.name, 'tiny:3');
+    await stage.must(['run', 'tiny:3']);
+  },
+);
 
 /** Debian's docker-registry with a password, ended with the stage; its HOST:PORT. */
 async function startRegistry(stage: Stage, user: string, password: string): Promise<string> {
@@ -507,7 +519,7 @@ auth: {htpasswd: {realm: test, path: ${htpasswd}}}
   return `127.0.0.1:${port}`;
 }
 
-test('doctor says what there is, and fails where something needed is missing', async (t) => {
+test.serial('doctor says what there is, and fails where something needed is missing', async (t) => {
   const stage = await Stage.open(t);
   const { url } = await stage.serve();
   const report = await stage.json<{ ok: boolean; findings: { name: string; level: string }[] }>([
@@ -534,25 +546,31 @@ test('doctor says what there is, and fails where something needed is missing', a
   t.regex(lacking.stdout.toString(), /FAIL {2}server: .*127\.0\.0\.1:1.*\n {6}-> check --server/);
 });
 
-test('one configuration file serves all commands, below environment and flags', async (t) => {
-  const stage = await tiny(t);
-  const url = stage.env.FIRSTLIGHT_SERVER!;
-  const root = join(stage.dir, 'configured');
-  const config = join(stage.dir, 'firstlight.toml');
-  await writeFile(config, `server = "${url}"\nroot = "${root}"\nrw = "off"\nidle = "1s"\n`);
-  const env = { FIRSTLIGHT_SERVER: '', FIRSTLIGHT_ROOT: '', FIRSTLIGHT_CONFIG: config };
-  const dir = await stage.mountPoint();
-  await stage.must(['mount', 'tiny:1', dir], { env });
-  const { mounts } = await stage.json<{ mounts: MountStatus[] }>(['status'], { env });
-  t.like(mounts[0], { rw: 'off', server: url });
-  t.true((await stat(join(root, 'control.sock'))).isSocket());
-  await stage.must(['umount', dir], { env });
-  await stage.must(['mount', 'tiny:1', dir, '--rw', 'overlay'], { env });
-  t.is((await stage.json<{ mounts: MountStatus[] }>(['status'], { env })).mounts[0]?.rw, 'overlay');
-  await stage.must(['umount', dir], { env });
-});
+test.serial(
+  'one configuration file serves all commands, below environment and flags',
+  async (t) => {
+    const stage = await tiny(t);
+    const url = stage.env.FIRSTLIGHT_SERVER!;
+    const root = join(stage.dir, 'configured');
+    const config = join(stage.dir, 'firstlight.toml');
+    await writeFile(config, `server = "${url}"\nroot = "${root}"\nrw = "off"\nidle = "1s"\n`);
+    const env = { FIRSTLIGHT_SERVER: '', FIRSTLIGHT_ROOT: '', FIRSTLIGHT_CONFIG: config };
+    const dir = await stage.mountPoint();
+    await stage.must(['mount', 'tiny:1', dir], { env });
+    const { mounts } = await stage.json<{ mounts: MountStatus[] }>(['status'], { env });
+    t.like(mounts[0], { rw: 'off', server: url });
+    t.true((await stat(join(root, 'control.sock'))).isSocket());
+    await stage.must(['umount', dir], { env });
+    await stage.must(['mount', 'tiny:1', dir, '--rw', 'overlay'], { env });
+    t.is(
+      (await stage.json<{ mounts: MountStatus[] }>(['status'], { env })).mounts[0]?.rw,
+      'overlay',
+    );
+    await stage.must(['umount', dir], { env });
+  },
+);
 
-test('on a terminal there is a progress bar, and the lines stay whole', async (t) => {
+test.serial('on a terminal there is a progress bar, and the lines stay whole', async (t) => {
   const stage = await tiny(t, '8mbit');
   const dir = await stage.mountPoint();
   const program = `"${process.execPath}" "${join(import.meta.dirname, '../../bin/firstlight.js')}" mount tiny:1 "${dir}" --wait`;
@@ -561,7 +579,7 @@ test('on a terminal there is a progress bar, and the lines stay whole', async (t
   t.regex(stdout.toString(), /100% .* of .*tiny:1/);
 });
 
-test('what was written before the daemon was killed stays until gc', async (t) => {
+test.serial('what was written before the daemon was killed stays until gc', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mount('tiny:1');
   await must('sh', ['-c', 'echo precious > "$0/etc/mine"; sync', dir]);
@@ -580,7 +598,7 @@ test('what was written before the daemon was killed stays until gc', async (t) =
   );
 });
 
-test('Ctrl-C during an upload ends with 130 and leaves nothing on the server', async (t) => {
+test.serial('Ctrl-C during an upload ends with 130 and leaves nothing on the server', async (t) => {
   const stage = await Stage.open(t);
   await stage.serve();
   // Zeros are the end of a tar; what counts is that it takes its time.
@@ -598,7 +616,7 @@ test('Ctrl-C during an upload ends with 130 and leaves nothing on the server', a
   t.deepEqual(await stage.json(['image', 'ls']), []);
 });
 
-test('a daemon of another user, and a root that cannot be written: 5', async (t) => {
+test.serial('a daemon of another user, and a root that cannot be written: 5', async (t) => {
   const stage = await tiny(t);
   const dir = await stage.mount('tiny:1');
   failed(t, await asNobody(stage, ['status', dir]), 5, /another user|permission denied/);

@@ -41,7 +41,7 @@ async function nothingLeft(t: import('ava').ExecutionContext<unknown>, tmp: stri
   await rm(tmp, { recursive: true });
 }
 
-test('redis answers before the last frame is in, and nothing is left', async (t) => {
+test.serial('redis answers before the last frame is in, and nothing is left', async (t) => {
   const { tmp, demo } = await start();
   const stage = join(
     tmp,
@@ -64,7 +64,7 @@ test('redis answers before the last frame is in, and nothing is left', async (t)
   await nothingLeft(t, tmp, stage);
 });
 
-test('Ctrl-C while redis runs ends the demo and leaves nothing', async (t) => {
+test.serial('Ctrl-C while redis runs ends the demo and leaves nothing', async (t) => {
   const { tmp, demo } = await start();
   const stage = join(
     tmp,

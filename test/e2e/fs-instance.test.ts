@@ -93,45 +93,51 @@ async function place(t: ExecutionContext, rootName = 'root') {
   return { directory, root: join(directory, rootName), mnt, url: server.url };
 }
 
-test('overlay: the image below, what is written above, and nothing left after teardown', async (t) => {
-  const { directory, root, mnt, url } = await place(t);
-  const child = new Child(t, [root, url, mnt, 'overlay']);
-  t.deepEqual(await child.answer(), { ok: null });
-  t.is(await sh(`cat ${mnt}/etc/motd`), 'hello\n');
-  t.is(await sh(`stat -c '%a %u %g %Y' ${mnt}`), '755 0 0 0\n');
-  await sh(
-    `echo changed > ${mnt}/etc/motd; echo new > ${mnt}/new; rm ${mnt}/etc/other; chmod 700 ${mnt}/bin/tool`,
-  );
-  t.is(await sh(`cat ${mnt}/etc/motd ${mnt}/new; ls ${mnt}/etc`), 'changed\nnew\nmotd\n');
-  t.is(await sh(`head -c 100 ${mnt}/bin/tool | wc -c; stat -c %a ${mnt}/bin/tool`), '100\n700\n');
-  const status = (await child.ask('status')).ok!;
-  t.is(status.rw, 'overlay');
-  t.is(status.digest, IMAGE.digest);
-  t.is(status.optimizeGroup, 'group');
-  t.true((status.stats as { lookups: number }).lookups > 0);
-  t.deepEqual(await child.ask('teardown'), { ok: [null, null] });
-  t.deepEqual(await mountsIn(directory), []);
-  t.deepEqual(await readdir(join(root, 'snapshots')), []);
-  t.deepEqual(await child.ask('teardown'), { ok: [null, null] });
-  t.is(await child.exit(), 0);
-  // The store still has what the image brought, unchanged.
-  for (const [hex, data] of IMAGE.contents) {
-    t.true((await readFile(join(root, 'content', hex.slice(0, 2), hex.slice(2)))).equals(data));
-  }
-});
+test.serial(
+  'overlay: the image below, what is written above, and nothing left after teardown',
+  async (t) => {
+    const { directory, root, mnt, url } = await place(t);
+    const child = new Child(t, [root, url, mnt, 'overlay']);
+    t.deepEqual(await child.answer(), { ok: null });
+    t.is(await sh(`cat ${mnt}/etc/motd`), 'hello\n');
+    t.is(await sh(`stat -c '%a %u %g %Y' ${mnt}`), '755 0 0 0\n');
+    await sh(
+      `echo changed > ${mnt}/etc/motd; echo new > ${mnt}/new; rm ${mnt}/etc/other; chmod 700 ${mnt}/bin/tool`,
+    );
+    t.is(await sh(`cat ${mnt}/etc/motd ${mnt}/new; ls ${mnt}/etc`), 'changed\nnew\nmotd\n');
+    t.is(await sh(`head -c 100 ${mnt}/bin/tool | wc -c; stat -c %a ${mnt}/bin/tool`), '100\n700\n');
+    const status = (await child.ask('status')).ok!;
+    t.is(status.rw, 'overlay');
+    t.is(status.digest, IMAGE.digest);
+    t.is(status.optimizeGroup, 'group');
+    t.true((status.stats as { lookups: number }).lookups > 0);
+    t.deepEqual(await child.ask('teardown'), { ok: [null, null] });
+    t.deepEqual(await mountsIn(directory), []);
+    t.deepEqual(await readdir(join(root, 'snapshots')), []);
+    t.deepEqual(await child.ask('teardown'), { ok: [null, null] });
+    t.is(await child.exit(), 0);
+    // The store still has what the image brought, unchanged.
+    for (const [hex, data] of IMAGE.contents) {
+      t.true((await readFile(join(root, 'content', hex.slice(0, 2), hex.slice(2)))).equals(data));
+    }
+  },
+);
 
-test('overlay: commas, colons, blanks, backslashes and umlauts in the path of the root', async (t) => {
-  const { directory, root, mnt, url } = await place(t, 'a,b:c d\\e "ü=1');
-  const child = new Child(t, [root, url, mnt, 'overlay']);
-  t.deepEqual(await child.answer(), { ok: null });
-  await sh(`echo x > ${mnt}/etc/motd`);
-  t.is(await sh(`cat ${mnt}/etc/motd`), 'x\n');
-  t.deepEqual(await child.ask('teardown'), { ok: [null, null] });
-  t.is(await child.exit(), 0);
-  t.deepEqual(await mountsIn(directory), []);
-});
+test.serial(
+  'overlay: commas, colons, blanks, backslashes and umlauts in the path of the root',
+  async (t) => {
+    const { directory, root, mnt, url } = await place(t, 'a,b:c d\\e "ü=1');
+    const child = new Child(t, [root, url, mnt, 'overlay']);
+    t.deepEqual(await child.answer(), { ok: null });
+    await sh(`echo x > ${mnt}/etc/motd`);
+    t.is(await sh(`cat ${mnt}/etc/motd`), 'x\n');
+    t.deepEqual(await child.ask('teardown'), { ok: [null, null] });
+    t.is(await child.exit(), 0);
+    t.deepEqual(await mountsIn(directory), []);
+  },
+);
 
-test('off: the tree is read-only', async (t) => {
+test.serial('off: the tree is read-only', async (t) => {
   const { directory, root, mnt, url } = await place(t);
   const child = new Child(t, [root, url, mnt, 'off']);
   t.deepEqual(await child.answer(), { ok: null });
@@ -143,7 +149,7 @@ test('off: the tree is read-only', async (t) => {
   t.deepEqual(await readdir(join(root, 'snapshots')), []);
 });
 
-test('a mount in use says so, stays whole, and can be detached', async (t) => {
+test.serial('a mount in use says so, stays whole, and can be detached', async (t) => {
   const { directory, root, mnt, url } = await place(t);
   const child = new Child(t, [root, url, mnt, 'overlay']);
   await child.answer();
@@ -161,7 +167,7 @@ test('a mount in use says so, stays whole, and can be detached', async (t) => {
   t.is(await child.exit(), 0);
 });
 
-test('a mount that cannot be made leaves nothing', async (t) => {
+test.serial('a mount that cannot be made leaves nothing', async (t) => {
   const { directory, root, mnt, url } = await place(t);
   const child = new Child(t, [root, url, join(mnt, 'missing'), 'overlay']);
   const answer = await child.answer();
@@ -171,18 +177,21 @@ test('a mount that cannot be made leaves nothing', async (t) => {
   t.is(await child.exit(), 0);
 });
 
-test('mounts of a killed daemon are detached by the next one, and what was written is kept', async (t) => {
-  const { directory, root, mnt, url } = await place(t);
-  const child = new Child(t, [root, url, mnt, 'overlay']);
-  await child.answer();
-  await sh(`echo kept > ${mnt}/new`);
-  child.process.kill('SIGKILL');
-  await once(child.process, 'exit');
-  t.is((await mountsIn(directory)).length, 2);
-  const { log } = quietLog();
-  const store = await LayerStore.open(root, { log });
-  t.deepEqual(await mountsIn(directory), []);
-  t.is(await readFile(join(root, 'snapshots/snap-1/upper/new'), 'utf8'), 'kept\n');
-  await store.close();
-  t.true(existsSync(mnt));
-});
+test.serial(
+  'mounts of a killed daemon are detached by the next one, and what was written is kept',
+  async (t) => {
+    const { directory, root, mnt, url } = await place(t);
+    const child = new Child(t, [root, url, mnt, 'overlay']);
+    await child.answer();
+    await sh(`echo kept > ${mnt}/new`);
+    child.process.kill('SIGKILL');
+    await once(child.process, 'exit');
+    t.is((await mountsIn(directory)).length, 2);
+    const { log } = quietLog();
+    const store = await LayerStore.open(root, { log });
+    t.deepEqual(await mountsIn(directory), []);
+    t.is(await readFile(join(root, 'snapshots/snap-1/upper/new'), 'utf8'), 'kept\n');
+    await store.close();
+    t.true(existsSync(mnt));
+  },
+);

@@ -26,7 +26,7 @@ async function twins(t: { teardown(end: () => Promise<void>): void }): Promise<[
   return [join(dir, 'a'), join(dir, 'b')];
 }
 
-test('equal trees have equal lists', async (t) => {
+test.serial('equal trees have equal lists', async (t) => {
   const [a, b] = await twins(t);
   t.deepEqual(treeDifference(await listTree(a), await listTree(b)), []);
   t.is((await listTree(a)).trim().split('\n').length, 2);
@@ -46,14 +46,14 @@ const CHANGES: [string, string[]][] = [
   ['type', ['sh', '-c', 'rm file && mkfifo file']],
 ];
 for (const [what, command] of CHANGES) {
-  test(`a tree with another ${what} has another list`, async (t) => {
+  test.serial(`a tree with another ${what} has another list`, async (t) => {
     const [a, b] = await twins(t);
     await must(command[0]!, command.slice(1), { cwd: b });
     t.not(treeDifference(await listTree(a), await listTree(b)).length, 0);
   });
 }
 
-test('a stage that leaves a mount or a process is found out', async (t) => {
+test.serial('a stage that leaves a mount or a process is found out', async (t) => {
   const dir = await mkdtemp(join(tmpdir(), 'firstlight-leak-'));
   const sleeper = new Background('sleep', ['60'], { env: { ...process.env, [STAGE_MARK]: dir } });
   await must('mount', ['-t', 'tmpfs', 'leak', dir]);
@@ -72,7 +72,7 @@ test('a stage that leaves a mount or a process is found out', async (t) => {
   t.deepEqual(await processesOf(dir), []);
 });
 
-test('closing a stage names a process that does not end on SIGTERM', async (t) => {
+test.serial('closing a stage names a process that does not end on SIGTERM', async (t) => {
   const attempt = { ...t, teardown: () => {}, passed: true } as unknown as typeof t;
   const stage = await Stage.open(attempt);
   const stubborn = new Background('bash', ['-c', 'trap "" TERM; while :; do sleep 0.2; done'], {
@@ -83,7 +83,7 @@ test('closing a stage names a process that does not end on SIGTERM', async (t) =
   await rm(stage.dir, { recursive: true });
 });
 
-test('the fault proxy passes, cuts, stalls and comes back', async (t) => {
+test.serial('the fault proxy passes, cuts, stalls and comes back', async (t) => {
   const body = Buffer.alloc(300_000, 7);
   const server = createServer((_, response) => response.end(body)).listen(0, '127.0.0.1');
   await new Promise((resolve) => server.once('listening', resolve));

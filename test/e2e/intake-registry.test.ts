@@ -262,7 +262,7 @@ async function take(reference: string, options: Partial<RegistryOptions> = {}) {
   }
 }
 
-test('gzip, zstd and docker manifests give the tree that umoci unpacks', async (t) => {
+test.serial('gzip, zstd and docker manifests give the tree that umoci unpacks', async (t) => {
   const bundle = join(dir, 'unpacked');
   await run('umoci', ['unpack', '--image', `${layout}:app`, bundle]);
   const wanted = await linesOfDisk(join(bundle, 'rootfs'));
@@ -287,7 +287,7 @@ test('gzip, zstd and docker manifests give the tree that umoci unpacks', async (
   t.deepEqual([...linesOf(root)].sort(), [...wanted].sort());
 });
 
-test('an index gives the image of the wanted platform, by tag and by digest', async (t) => {
+test.serial('an index gives the image of the wanted platform, by tag and by digest', async (t) => {
   const reference = `${open}/team/multi`;
   t.true((await take(`${reference}:1`)).lines.has('/etc/two'));
   const arm = await take(`${reference}:1`, { platform: 'linux/arm64' });
@@ -300,7 +300,7 @@ test('an index gives the image of the wanted platform, by tag and by digest', as
   t.regex(error.line, /linux\/arm64, linux\/amd64/);
 });
 
-test('a wrong tag and a wrong repository are told apart', async (t) => {
+test.serial('a wrong tag and a wrong repository are told apart', async (t) => {
   const tag = await failure(take(`${open}/team/app:none`));
   t.is(tag.kind, 'not-found');
   t.regex(tag.line, /team\/app:none/);
@@ -411,43 +411,49 @@ async function startTokenServer(): Promise<{ url: string; certificate: string; a
   };
 }
 
-test('bearer tokens: the scope is asked for with the login, and the registry takes the token', async (t) => {
-  const { url, certificate, asked } = await startTokenServer();
-  const auth = `auth: {token: {realm: "${url}", service: reg, issuer: token, rootcertbundle: ${certificate}}}\n`;
-  const host = await startRegistry('data', auth);
-  const reference = `${host}/team/app:gzip`;
-  t.true((await take(reference, { auth: LOGIN })).lines.has('/etc/two'));
-  t.deepEqual([...new Set(asked)], ['?service=reg&scope=repository%3Ateam%2Fapp%3Apull']);
-  const wrong = await failure(take(reference, { auth: { ...LOGIN, password: 'x' } }));
-  t.is(wrong.kind, 'unauthorized');
-  t.is((await failure(take(reference))).kind, 'unauthorized');
-});
+test.serial(
+  'bearer tokens: the scope is asked for with the login, and the registry takes the token',
+  async (t) => {
+    const { url, certificate, asked } = await startTokenServer();
+    const auth = `auth: {token: {realm: "${url}", service: reg, issuer: token, rootcertbundle: ${certificate}}}\n`;
+    const host = await startRegistry('data', auth);
+    const reference = `${host}/team/app:gzip`;
+    t.true((await take(reference, { auth: LOGIN })).lines.has('/etc/two'));
+    t.deepEqual([...new Set(asked)], ['?service=reg&scope=repository%3Ateam%2Fapp%3Apull']);
+    const wrong = await failure(take(reference, { auth: { ...LOGIN, password: 'x' } }));
+    t.is(wrong.kind, 'unauthorized');
+    t.is((await failure(take(reference))).kind, 'unauthorized');
+  },
+);
 
-test('a registry that goes down and comes back in the middle of a layer costs a pause, no error', async (t) => {
-  const host = await startRegistry('data');
-  const { child, exited } = running.at(-1)!;
-  const source = await openRegistry(`${host}/team/app:gzip`, { platform: PLATFORM, auth: null });
-  // The file is larger than what the sockets' buffers may hold when the registry dies.
-  let restarted = false;
-  const { root } = await mergeImage(source, {
-    async put(content, bytes) {
-      if (!restarted && bytes > 1 << 20) {
-        restarted = true;
-        child.kill('SIGKILL');
-        await exited;
-        const config = child.spawnargs.at(-1)!;
-        setTimeout(() => {
-          const again = spawn('docker-registry', ['serve', config], { stdio: 'ignore' });
-          running.push({
-            child: again,
-            exited: new Promise((resolve) => again.once('exit', resolve)),
-          });
-        }, 300);
-      }
-      return hashSink.put(content, bytes);
-    },
-  });
-  await source.close();
-  t.true(restarted);
-  t.true(linesOf(root).has('/usr/lib/big'));
-});
+test.serial(
+  'a registry that goes down and comes back in the middle of a layer costs a pause, no error',
+  async (t) => {
+    const host = await startRegistry('data');
+    const { child, exited } = running.at(-1)!;
+    const source = await openRegistry(`${host}/team/app:gzip`, { platform: PLATFORM, auth: null });
+    // The file is larger than what the sockets' buffers may hold when the registry dies.
+    let restarted = false;
+    const { root } = await mergeImage(source, {
+      async put(content, bytes) {
+        if (!restarted && bytes > 1 << 20) {
+          restarted = true;
+          child.kill('SIGKILL');
+          await exited;
+          const config = child.spawnargs.at(-1)!;
+          setTimeout(() => {
+            const again = spawn('docker-registry', ['serve', config], { stdio: 'ignore' });
+            running.push({
+              child: again,
+              exited: new Promise((resolve) => again.once('exit', resolve)),
+            });
+          }, 300);
+        }
+        return hashSink.put(content, bytes);
+      },
+    });
+    await source.close();
+    t.true(restarted);
+    t.true(linesOf(root).has('/usr/lib/big'));
+  },
+);

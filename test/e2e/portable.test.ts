@@ -14,7 +14,7 @@ import { Stage } from '../lib/stage.ts';
 
 const sha256 = (data: Buffer) => createHash('sha256').update(data).digest('hex');
 
-test('the tree equals what umoci unpacks, but for the limits of the session', async (t) => {
+test.serial('the tree equals what umoci unpacks, but for the limits of the session', async (t) => {
   const stage = await Stage.open(t);
   const layout = await layeredImage(stage.dir);
   const root = join(stage.dir, 'unpacked');
@@ -46,7 +46,7 @@ async function world(t: ExecutionContext<unknown>): Promise<World> {
 const isWaiting = (stage: Stage, dir: string) =>
   until('a read waits', async () => (await stage.mountStatus(dir)).waiting > 0, { everyMs: 100 });
 
-test('reads wait for what has not arrived; a reader that waits can be killed', async (t) => {
+test.serial('reads wait for what has not arrived; a reader that waits can be killed', async (t) => {
   const { stage, image, reader, proxy } = await world(t);
   proxy.limit(100_000);
   const dir = await stage.mount('small:1', ['--rw', 'off', '--session', 'fuse-native']);
@@ -78,7 +78,7 @@ test('reads wait for what has not arrived; a reader that waits can be killed', a
   await stage.must(['umount', dir]);
 });
 
-test('a wait ends in EIO after its bound, and at a lazy unmount', async (t) => {
+test.serial('a wait ends in EIO after its bound, and at a lazy unmount', async (t) => {
   const { stage, image, reader, proxy } = await world(t);
   proxy.limit(100_000);
   const options = ['--rw', 'off', '--session', 'fuse-native'];
@@ -99,7 +99,7 @@ test('a wait ends in EIO after its bound, and at a lazy unmount', async (t) => {
   await stage.must(['umount', short]);
 });
 
-test('without the addon it is chosen by itself, and all of the daemon works', async (t) => {
+test.serial('without the addon it is chosen by itself, and all of the daemon works', async (t) => {
   const { stage, image, reader } = await world(t);
   stage.env.FIRSTLIGHT_NATIVE = '/nonexistent';
   const dir = await stage.mount('small:1', ['--wait']);
@@ -133,7 +133,7 @@ test('without the addon it is chosen by itself, and all of the daemon works', as
   });
 });
 
-test('what a portable mount reads is recorded', async (t) => {
+test.serial('what a portable mount reads is recorded', async (t) => {
   const { stage, image, reader } = await world(t);
   const dir = await stage.mount('small:1', [
     ...['--rw', 'off', '--session', 'fuse-native', '--trace', 'shop'],

@@ -37,52 +37,57 @@ async function fill(disk: string, bytes: number): Promise<() => Promise<void>> {
   return () => rm(ballast);
 }
 
-test('a disk that fills up during a transfer: ENOSPC for readers, and on when there is room', async (t) => {
-  const disk = await smallDisk(t);
-  const root = join(disk, 'root');
-  const { log, lines } = quietLog();
-  const image = makeImage(
-    'full',
-    someFiles('full', [900_000, 500_000, 30_000, 1_500_000, 20, 700_000]),
-  );
-  const server = await FaultyServer.start(t);
-  server.serve(image, await encode(image));
-  const store = await LayerStore.open(root, { log });
-  let template: WatchingTemplate | undefined;
-  const free = await fill(disk, 2_000_000);
-  const receiver = await Receiver.open(store, {
-    server: server.url,
-    ref: 'app:1',
-    platform: 'linux/amd64',
-    log,
-    backoff: { firstMs: 20, mostMs: 100 },
-    makeTemplate: (options) => {
-      template = new WatchingTemplate(options);
-      return template;
-    },
-  });
-  await template!.until(() => template!.states.includes(4));
-  await template!.until(() => receiver.progress().retries >= 3);
-  const failed = [...template!.states.keys()].filter((content) => template!.states[content] === 4);
-  for (const content of failed) t.is(template!.errnos.get(content), ENOSPC);
-  t.is(receiver.progress().state, 'retrying');
-  t.regex(receiver.progress().error!, /free some space/);
-  t.is(lines.filter(({ level }) => Number(level) >= 50).length, 1);
-  // Whatever stands under a digest's name is whole.
-  for (const name of await readdir(join(root, 'incoming'))) {
-    const data = image.contents.get(name);
-    if (data !== undefined) t.true((await readFile(join(root, 'incoming', name))).equals(data));
-  }
-  await free();
-  await receiver.complete;
-  t.true(template!.states.every((state) => state === 2));
-  t.deepEqual(template!.violations, []);
-  await assertWhole(t, root, image);
-  await receiver.close();
-  await store.close();
-});
+test.serial(
+  'a disk that fills up during a transfer: ENOSPC for readers, and on when there is room',
+  async (t) => {
+    const disk = await smallDisk(t);
+    const root = join(disk, 'root');
+    const { log, lines } = quietLog();
+    const image = makeImage(
+      'full',
+      someFiles('full', [900_000, 500_000, 30_000, 1_500_000, 20, 700_000]),
+    );
+    const server = await FaultyServer.start(t);
+    server.serve(image, await encode(image));
+    const store = await LayerStore.open(root, { log });
+    let template: WatchingTemplate | undefined;
+    const free = await fill(disk, 2_000_000);
+    const receiver = await Receiver.open(store, {
+      server: server.url,
+      ref: 'app:1',
+      platform: 'linux/amd64',
+      log,
+      backoff: { firstMs: 20, mostMs: 100 },
+      makeTemplate: (options) => {
+        template = new WatchingTemplate(options);
+        return template;
+      },
+    });
+    await template!.until(() => template!.states.includes(4));
+    await template!.until(() => receiver.progress().retries >= 3);
+    const failed = [...template!.states.keys()].filter(
+      (content) => template!.states[content] === 4,
+    );
+    for (const content of failed) t.is(template!.errnos.get(content), ENOSPC);
+    t.is(receiver.progress().state, 'retrying');
+    t.regex(receiver.progress().error!, /free some space/);
+    t.is(lines.filter(({ level }) => Number(level) >= 50).length, 1);
+    // Whatever stands under a digest's name is whole.
+    for (const name of await readdir(join(root, 'incoming'))) {
+      const data = image.contents.get(name);
+      if (data !== undefined) t.true((await readFile(join(root, 'incoming', name))).equals(data));
+    }
+    await free();
+    await receiver.complete;
+    t.true(template!.states.every((state) => state === 2));
+    t.deepEqual(template!.violations, []);
+    await assertWhole(t, root, image);
+    await receiver.close();
+    await store.close();
+  },
+);
 
-test('no room for the header: a clear error, and nothing is left', async (t) => {
+test.serial('no room for the header: a clear error, and nothing is left', async (t) => {
   const disk = await smallDisk(t);
   const root = join(disk, 'root');
   const { log } = quietLog();

@@ -169,14 +169,16 @@ async function open(t: ExecutionContext): Promise<World> {
   };
 }
 
-test('TLS by an authority in hosts.toml, a mirror that lacks the image, a password that the mirror never sees', async (t) => {
-  const { stage, authority, certs, put } = await open(t);
-  const origin = await startRegistry(stage, 'origin', authority, { password: true });
-  const mirror = await startRegistry(stage, 'empty', await Authority.make(stage, 'other'));
-  // It has the image, and wants the same password: a login that went astray would be let in.
-  const locked = await startRegistry(stage, 'origin', authority, { password: true });
-  await must('cp', [join(stage.dir, 'other/ca.crt'), join(stage.dir, 'mirror.crt')]);
-  const hosts = (ca: string) => `
+test.serial(
+  'TLS by an authority in hosts.toml, a mirror that lacks the image, a password that the mirror never sees',
+  async (t) => {
+    const { stage, authority, certs, put } = await open(t);
+    const origin = await startRegistry(stage, 'origin', authority, { password: true });
+    const mirror = await startRegistry(stage, 'empty', await Authority.make(stage, 'other'));
+    // It has the image, and wants the same password: a login that went astray would be let in.
+    const locked = await startRegistry(stage, 'origin', authority, { password: true });
+    await must('cp', [join(stage.dir, 'other/ca.crt'), join(stage.dir, 'mirror.crt')]);
+    const hosts = (ca: string) => `
 server = "https://${origin.host}"
 ca = "${ca}"
 [host."https://${mirror.host}"]
@@ -185,97 +187,106 @@ ca = "${ca}"
 [host."https://${locked.host}"]
   ca = ["${authority.certificate}"]
 `;
-  await put(origin.host, 'hosts.toml', hosts(authority.certificate));
-  const auth = await writeLogin(stage, origin.host);
-  const server = await stage.serve();
-  const source = `docker://${origin.host}/team/app:1`;
-  await stage.addImage(source, 'app:1');
-  t.true(mirror.requests().some((line) => line.includes(`ns=${encodeURIComponent(origin.host)}`)));
-  t.true(origin.requests().some((line) => line.includes('/blobs/')));
-  t.regex(server.process.stderr + server.process.stdout, /another host is asked/);
-  t.true(locked.requests().length > 0);
-  t.deepEqual(
-    locked.requests().filter((line) => !line.includes('" 401 ')),
-    [],
-  );
-  const secrets = new RegExp(`${LOGIN.password}|${auth}`);
-  t.notRegex(server.process.stderr + server.process.stdout, secrets);
+    await put(origin.host, 'hosts.toml', hosts(authority.certificate));
+    const auth = await writeLogin(stage, origin.host);
+    const server = await stage.serve();
+    const source = `docker://${origin.host}/team/app:1`;
+    await stage.addImage(source, 'app:1');
+    t.true(
+      mirror.requests().some((line) => line.includes(`ns=${encodeURIComponent(origin.host)}`)),
+    );
+    t.true(origin.requests().some((line) => line.includes('/blobs/')));
+    t.regex(server.process.stderr + server.process.stdout, /another host is asked/);
+    t.true(locked.requests().length > 0);
+    t.deepEqual(
+      locked.requests().filter((line) => !line.includes('" 401 ')),
+      [],
+    );
+    const secrets = new RegExp(`${LOGIN.password}|${auth}`);
+    t.notRegex(server.process.stderr + server.process.stdout, secrets);
 
-  // containerd reads the same directory the same way, but that ctr gives the login to every host that asks.
-  const containerd = await Containerd.start(stage, join(stage.dir, 'none.sock'), {
-    snapshotter: 'native',
-  });
-  const user = ['--user', `${LOGIN.name}:${LOGIN.password}`];
-  const reference = `${origin.host}/team/app:1`;
-  const before = locked.requests().length;
-  await containerd.ctr(['content', 'fetch', '--hosts-dir', certs, ...user, reference]);
-  t.true(locked.requests().length > before);
-  t.regex(
-    mirror.process.stdout,
-    /"(GET|HEAD) \/v2\/team\/app\/manifests\/1\?ns=[^"]*" 404 .*containerd/,
-  );
+    // containerd reads the same directory the same way, but that ctr gives the login to every host that asks.
+    const containerd = await Containerd.start(stage, join(stage.dir, 'none.sock'), {
+      snapshotter: 'native',
+    });
+    const user = ['--user', `${LOGIN.name}:${LOGIN.password}`];
+    const reference = `${origin.host}/team/app:1`;
+    const before = locked.requests().length;
+    await containerd.ctr(['content', 'fetch', '--hosts-dir', certs, ...user, reference]);
+    t.true(locked.requests().length > before);
+    t.regex(
+      mirror.process.stdout,
+      /"(GET|HEAD) \/v2\/team\/app\/manifests\/1\?ns=[^"]*" 404 .*containerd/,
+    );
 
-  // Another authority: no connection, and what to do.
-  await put(origin.host, 'hosts.toml', hosts(join(stage.dir, 'mirror.crt')));
-  const failed = await stage.run(['image', 'add', source, '--name', 'app:2']);
-  t.is(failed.code, 4);
-  t.regex(failed.stderr, /no trusted connection to .*nobody here trusts .*certs\.d.*ca\.crt/);
-  t.notRegex(failed.stderr + server.process.stderr, secrets);
-});
+    // Another authority: no connection, and what to do.
+    await put(origin.host, 'hosts.toml', hosts(join(stage.dir, 'mirror.crt')));
+    const failed = await stage.run(['image', 'add', source, '--name', 'app:2']);
+    t.is(failed.code, 4);
+    t.regex(failed.stderr, /no trusted connection to .*nobody here trusts .*certs\.d.*ca\.crt/);
+    t.notRegex(failed.stderr + server.process.stderr, secrets);
+  },
+);
 
-test("the snapshotter reads shared layers where hosts.toml says, with docker's login for that host", async (t) => {
-  const stage = await Stage.open(t);
-  const authority = await Authority.make(stage, 'authority');
-  const images = await appImages(stage.dir);
-  const plain = await startPlainRegistry(stage);
-  for (const tag of ['v1', 'other']) await push(images.layout, tag, `${plain}/team/app:${tag}`);
-  await stage.serve();
-  await stage.must(['image', 'add', `docker://${plain}/team/app:v1`]);
-  // The same images by TLS and with a password. containerd itself goes on pulling from the plain one.
-  const locked = await startRegistry(stage, 'registry', authority, { password: true });
-  const certs = join(stage.dir, 'certs.d');
-  await mkdir(join(certs, plain), { recursive: true });
-  await writeFile(
-    join(certs, plain, 'hosts.toml'),
-    `server = "https://${locked.host}"\nca = "${authority.certificate}"\n`,
-  );
-  await writeLogin(stage, locked.host);
-  const socket = join(stage.dir, 's.sock');
-  const daemon = stage.start(
-    ['daemon', '--snapshotter', socket, '--prepare-timeout', '60s', '--hosts-dir', certs],
-    { env: { DOCKER_CONFIG: join(stage.dir, 'docker') } },
-  );
-  await until('the daemon is ready', () => {
-    if (!daemon.running) throw new Error(`the daemon ended: ${daemon.stderr}`);
-    return daemon.stderr.includes('is ready');
-  });
-  const containerd = await Containerd.start(stage, socket);
-  await containerd.pull(`${plain}/team/app:v1`);
-  await containerd.pull(`${plain}/team/app:other`);
-  const said = await containerd.run(`${plain}/team/app:other`, 'c1', ['cat', '/other/file']);
-  t.is(said, 'other\n');
-  t.true(locked.requests().some((line) => line.includes('/blobs/') && line.includes('" 200 ')));
-  t.notRegex(daemon.stderr, new RegExp(LOGIN.password));
-});
+test.serial(
+  "the snapshotter reads shared layers where hosts.toml says, with docker's login for that host",
+  async (t) => {
+    const stage = await Stage.open(t);
+    const authority = await Authority.make(stage, 'authority');
+    const images = await appImages(stage.dir);
+    const plain = await startPlainRegistry(stage);
+    for (const tag of ['v1', 'other']) await push(images.layout, tag, `${plain}/team/app:${tag}`);
+    await stage.serve();
+    await stage.must(['image', 'add', `docker://${plain}/team/app:v1`]);
+    // The same images by TLS and with a password. containerd itself goes on pulling from the plain one.
+    const locked = await startRegistry(stage, 'registry', authority, { password: true });
+    const certs = join(stage.dir, 'certs.d');
+    await mkdir(join(certs, plain), { recursive: true });
+    await writeFile(
+      join(certs, plain, 'hosts.toml'),
+      `server = "https://${locked.host}"\nca = "${authority.certificate}"\n`,
+    );
+    await writeLogin(stage, locked.host);
+    const socket = join(stage.dir, 's.sock');
+    const daemon = stage.start(
+      ['daemon', '--snapshotter', socket, '--prepare-timeout', '60s', '--hosts-dir', certs],
+      { env: { DOCKER_CONFIG: join(stage.dir, 'docker') } },
+    );
+    await until('the daemon is ready', () => {
+      if (!daemon.running) throw new Error(`the daemon ended: ${daemon.stderr}`);
+      return daemon.stderr.includes('is ready');
+    });
+    const containerd = await Containerd.start(stage, socket);
+    await containerd.pull(`${plain}/team/app:v1`);
+    await containerd.pull(`${plain}/team/app:other`);
+    const said = await containerd.run(`${plain}/team/app:other`, 'c1', ['cat', '/other/file']);
+    t.is(said, 'other\n');
+    t.true(locked.requests().some((line) => line.includes('/blobs/') && line.includes('" 200 ')));
+    t.notRegex(daemon.stderr, new RegExp(LOGIN.password));
+  },
+);
 
-test("client certificates in docker's directory: for the machine's own pulls, lent to clients only where told", async (t) => {
-  const { stage, authority, put } = await open(t);
-  const { host } = await startRegistry(stage, 'origin', authority, { clients: true });
-  const client = await authority.sign('client');
-  await put(host, 'ca.crt', await readFile(authority.certificate, 'utf8'));
-  const source = `docker://${host}/team/app:1`;
-  const local = ['image', 'add', source, '--name', 'app:1', '--data', stage.data];
-  t.is((await stage.run(local)).code, 4);
-  await put(host, 'client.cert', await readFile(client.certificate, 'utf8'));
-  await put(host, 'client.key', await readFile(client.key, 'utf8'));
-  await stage.must(local);
-  await stage.must(['image', 'rm', 'app:1', '--data', stage.data]);
+test.serial(
+  "client certificates in docker's directory: for the machine's own pulls, lent to clients only where told",
+  async (t) => {
+    const { stage, authority, put } = await open(t);
+    const { host } = await startRegistry(stage, 'origin', authority, { clients: true });
+    const client = await authority.sign('client');
+    await put(host, 'ca.crt', await readFile(authority.certificate, 'utf8'));
+    const source = `docker://${host}/team/app:1`;
+    const local = ['image', 'add', source, '--name', 'app:1', '--data', stage.data];
+    t.is((await stage.run(local)).code, 4);
+    await put(host, 'client.cert', await readFile(client.certificate, 'utf8'));
+    await put(host, 'client.key', await readFile(client.key, 'utf8'));
+    await stage.must(local);
+    await stage.must(['image', 'rm', 'app:1', '--data', stage.data]);
 
-  const remote = ['image', 'add', source, '--name', 'app:1'];
-  const alone = await stage.serve();
-  t.is((await stage.run(remote)).code, 4);
-  await alone.process.kill('SIGTERM');
-  stage.env.FIRSTLIGHT_REGISTRY_LOGIN = 'true';
-  await stage.serve();
-  await stage.must(remote);
-});
+    const remote = ['image', 'add', source, '--name', 'app:1'];
+    const alone = await stage.serve();
+    t.is((await stage.run(remote)).code, 4);
+    await alone.process.kill('SIGTERM');
+    stage.env.FIRSTLIGHT_REGISTRY_LOGIN = 'true';
+    await stage.serve();
+    await stage.must(remote);
+  },
+);

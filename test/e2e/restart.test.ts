@@ -9,62 +9,68 @@ import { until } from '../lib/proc.ts';
 import { smallImage } from '../lib/small-image.ts';
 import { Stage } from '../lib/stage.ts';
 
-test('kill -9 of the daemon during a transfer, then a new mount fetches only what was in flight', async (t) => {
-  const stage = await Stage.open(t);
-  const image = await smallImage(stage.dir);
-  const server = await stage.serve({ rate: '24mbit' });
-  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
-  const proxy = await FaultProxy.start(server.url);
-  stage.onClose(() => proxy.close());
-  stage.env.FIRSTLIGHT_SERVER = proxy.url;
-  const dir = await stage.mount('small:1', ['--rw', 'off']);
+test.serial(
+  'kill -9 of the daemon during a transfer, then a new mount fetches only what was in flight',
+  async (t) => {
+    const stage = await Stage.open(t);
+    const image = await smallImage(stage.dir);
+    const server = await stage.serve({ rate: '24mbit' });
+    await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+    const proxy = await FaultProxy.start(server.url);
+    stage.onClose(() => proxy.close());
+    stage.env.FIRSTLIGHT_SERVER = proxy.url;
+    const dir = await stage.mount('small:1', ['--rw', 'off']);
 
-  const killed = await until('a third has arrived', async () => {
-    const status = await stage.mountStatus(dir);
-    return status.bytesDone > status.bytes / 3 ? status : undefined;
-  });
-  t.true(killed.bytesDone < killed.bytes / 2, 'most of it is still missing');
-  const pid = await stage.daemonPid();
-  process.kill(pid, 'SIGKILL');
-  await until('the daemon has ended', () => !alive(pid));
-  await sleep(300);
+    const killed = await until('a third has arrived', async () => {
+      const status = await stage.mountStatus(dir);
+      return status.bytesDone > status.bytes / 3 ? status : undefined;
+    });
+    t.true(killed.bytesDone < killed.bytes / 2, 'most of it is still missing');
+    const pid = await stage.daemonPid();
+    process.kill(pid, 'SIGKILL');
+    await until('the daemon has ended', () => !alive(pid));
+    await sleep(300);
 
-  // The dead mount stands at the directory; the same command replaces it.
-  const before = proxy.bytesDown;
-  await stage.must(['mount', 'small:1', dir, '--rw', 'off', '--wait'], { timeoutMs: 60_000 });
-  const again = proxy.bytesDown - before;
-  const missing = killed.bytes - killed.bytesDone;
-  t.true(
-    again <= missing + 100_000,
-    `${again} bytes came after the kill; ${missing} were missing at it`,
-  );
-  t.not(await stage.daemonPid(), pid);
-  t.deepEqual(
-    treeDifference(await listTree(join(stage.dir, 'small-root')), await listTree(dir)),
-    [],
-  );
-  const verified = await stage.json<{ contents: number; damaged: string[] }>(['verify']);
-  t.deepEqual(verified.damaged, []);
-  t.true(verified.contents >= image.files.size);
-});
+    // The dead mount stands at the directory; the same command replaces it.
+    const before = proxy.bytesDown;
+    await stage.must(['mount', 'small:1', dir, '--rw', 'off', '--wait'], { timeoutMs: 60_000 });
+    const again = proxy.bytesDown - before;
+    const missing = killed.bytes - killed.bytesDone;
+    t.true(
+      again <= missing + 100_000,
+      `${again} bytes came after the kill; ${missing} were missing at it`,
+    );
+    t.not(await stage.daemonPid(), pid);
+    t.deepEqual(
+      treeDifference(await listTree(join(stage.dir, 'small-root')), await listTree(dir)),
+      [],
+    );
+    const verified = await stage.json<{ contents: number; damaged: string[] }>(['verify']);
+    t.deepEqual(verified.damaged, []);
+    t.true(verified.contents >= image.files.size);
+  },
+);
 
-test('after kill -9 of the daemon an image that was complete mounts without the server', async (t) => {
-  const stage = await Stage.open(t);
-  const image = await smallImage(stage.dir);
-  const server = await stage.serve();
-  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
-  const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
-  const pid = await stage.daemonPid();
-  process.kill(pid, 'SIGKILL');
-  await until('the daemon has ended', () => !alive(pid));
-  await server.process.kill('SIGTERM');
+test.serial(
+  'after kill -9 of the daemon an image that was complete mounts without the server',
+  async (t) => {
+    const stage = await Stage.open(t);
+    const image = await smallImage(stage.dir);
+    const server = await stage.serve();
+    await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+    const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
+    const pid = await stage.daemonPid();
+    process.kill(pid, 'SIGKILL');
+    await until('the daemon has ended', () => !alive(pid));
+    await server.process.kill('SIGTERM');
 
-  await stage.must(['mount', 'small:1', dir, '--rw', 'off'], { timeoutMs: 30_000 });
-  t.deepEqual(
-    treeDifference(await listTree(join(stage.dir, 'small-root')), await listTree(dir)),
-    [],
-  );
-});
+    await stage.must(['mount', 'small:1', dir, '--rw', 'off'], { timeoutMs: 30_000 });
+    t.deepEqual(
+      treeDifference(await listTree(join(stage.dir, 'small-root')), await listTree(dir)),
+      [],
+    );
+  },
+);
 
 function alive(pid: number): boolean {
   try {

@@ -50,61 +50,67 @@ async function inContainer(name: string): Promise<boolean> {
   return stdout.length > 0;
 }
 
-test('a container has its own root, processes and host name, and its exit code is returned', async (t) => {
-  const stage = await tiny(t);
-  const ended = await stage.run([
-    'run',
-    'tiny:1',
-    '--name',
-    'box',
-    '--',
-    'sh',
-    '-c',
-    'hostname; pwd; echo $$; ls /; cat /etc/hostname; echo written > /etc/new && cat /etc/new; exit 7',
-  ]);
-  t.is(ended.code, 7, ended.stderr);
-  t.deepEqual(ended.stdout.toString().split('\n').filter(Boolean), [
-    'box',
-    '/',
-    '1',
-    'bin',
-    'dev',
-    'etc',
-    'proc',
-    'srv',
-    'sys',
-    'tmp',
-    'box',
-    'written',
-  ]);
-  t.is(ended.stderr, '');
-  await assertNothingLeft(t, stage);
-});
+test.serial(
+  'a container has its own root, processes and host name, and its exit code is returned',
+  async (t) => {
+    const stage = await tiny(t);
+    const ended = await stage.run([
+      'run',
+      'tiny:1',
+      '--name',
+      'box',
+      '--',
+      'sh',
+      '-c',
+      'hostname; pwd; echo $$; ls /; cat /etc/hostname; echo written > /etc/new && cat /etc/new; exit 7',
+    ]);
+    t.is(ended.code, 7, ended.stderr);
+    t.deepEqual(ended.stdout.toString().split('\n').filter(Boolean), [
+      'box',
+      '/',
+      '1',
+      'bin',
+      'dev',
+      'etc',
+      'proc',
+      'srv',
+      'sys',
+      'tmp',
+      'box',
+      'written',
+    ]);
+    t.is(ended.stderr, '');
+    await assertNothingLeft(t, stage);
+  },
+);
 
-test('entrypoint, command, user, environment and working directory come from the image', async (t) => {
-  const stage = await Stage.open(t);
-  await stage.serve();
-  const script = 'id; pwd; echo $GREETING $HOME "$@"';
-  const layout = await busyboxLayout(stage.dir, [
-    ...['sh', '-c', script, 'sh'].flatMap((word) => ['--config.entrypoint', word]),
-    '--config.cmd',
-    'from-image',
-    '--config.user',
-    'web',
-    '--config.env',
-    'GREETING=hello',
-    '--config.workingdir',
-    '/srv/work',
-  ]);
-  await stage.must(['image', 'add', `oci:${layout}:latest`, '--name', 'tiny:2']);
-  t.is(
-    await stage.must(['run', 'tiny:2']),
-    'uid=33(web) gid=34(web) groups=34(web),90(logs)\n/srv/work\nhello /srv from-image\n',
-  );
-  t.regex(await stage.must(['run', 'tiny:2', 'other', 'words']), /hello \/srv other words\n$/);
-});
+test.serial(
+  'entrypoint, command, user, environment and working directory come from the image',
+  async (t) => {
+    const stage = await Stage.open(t);
+    await stage.serve();
+    const script = 'id; pwd; echo $GREETING $HOME "$@"';
+    const layout = await busyboxLayout(stage.dir, [
+      ...['sh', '-c', script, 'sh'].flatMap((word) => ['--config.entrypoint', word]),
+      '--config.cmd',
+      'from-image',
+      '--config.user',
+      'web',
+      '--config.env',
+      'GREETING=hello',
+      '--config.workingdir',
+      '/srv/work',
+    ]);
+    await stage.must(['image', 'add', `oci:${layout}:latest`, '--name', 'tiny:2']);
+    t.is(
+      await stage.must(['run', 'tiny:2']),
+      'uid=33(web) gid=34(web) groups=34(web),90(logs)\n/srv/work\nhello /srv from-image\n',
+    );
+    t.regex(await stage.must(['run', 'tiny:2', 'other', 'words']), /hello \/srv other words\n$/);
+  },
+);
 
-test('network: the host has its own, none has the loopback alone', async (t) => {
+test.serial('network: the host has its own, none has the loopback alone', async (t) => {
   const stage = await tiny(t);
   const interfaces = 'cat /proc/net/dev | wc -l';
   const count = async (net: string) =>
@@ -113,12 +119,12 @@ test('network: the host has its own, none has the loopback alone', async (t) => 
   t.is(await count('host'), Number(await must('sh', ['-c', interfaces])));
 });
 
-test('standard input reaches the container', async (t) => {
+test.serial('standard input reaches the container', async (t) => {
   const stage = await tiny(t);
   t.is(await stage.must(['run', 'tiny:1', '--', 'cat'], { input: 'through\n' }), 'through\n');
 });
 
-test('a read-only container', async (t) => {
+test.serial('a read-only container', async (t) => {
   const stage = await tiny(t);
   const ended = await stage.run(['run', 'tiny:1', '--rw', 'off', '--', 'touch', '/x']);
   t.is(ended.code, 1);
@@ -126,7 +132,7 @@ test('a read-only container', async (t) => {
   await assertNothingLeft(t, stage);
 });
 
-test('a command that cannot be started: 127, 126, and 2 where there is none', async (t) => {
+test.serial('a command that cannot be started: 127, 126, and 2 where there is none', async (t) => {
   const stage = await tiny(t);
   const code = async (...command: string[]) =>
     (await stage.run(['run', 'tiny:1', '--', ...command])).code;
@@ -137,7 +143,7 @@ test('a command that cannot be started: 127, 126, and 2 where there is none', as
   await assertNothingLeft(t, stage);
 });
 
-test('signals go on to the container', async (t) => {
+test.serial('signals go on to the container', async (t) => {
   const stage = await tiny(t);
   const client = await startSleeper(stage, 'sleeper');
   const ended = await client.kill('SIGTERM');
@@ -146,7 +152,7 @@ test('signals go on to the container', async (t) => {
   await assertNothingLeft(t, stage);
 });
 
-test('one that ignores SIGINT is killed at the third', async (t) => {
+test.serial('one that ignores SIGINT is killed at the third', async (t) => {
   const stage = await tiny(t);
   const client = await startSleeper(stage, 'stubborn');
   for (let i = 0; i < 3; i++) {
@@ -158,20 +164,23 @@ test('one that ignores SIGINT is killed at the third', async (t) => {
   await assertNothingLeft(t, stage);
 });
 
-test('two containers of one image do not see each other; a name is taken once', async (t) => {
-  const stage = await tiny(t);
-  const first = await startSleeper(stage, 'twin');
-  const second = await stage.run(['run', 'tiny:1', '--name', 'twin', '--', 'true']);
-  t.is(second.code, 13);
-  t.regex(second.stderr, /container twin already/);
-  const script = 'echo $$; test -e /only-mine || echo new; echo > /only-mine';
-  t.is(await stage.must(['run', 'tiny:1', '--', 'sh', '-c', script]), '1\nnew\n');
-  t.is(await stage.must(['run', 'tiny:1', '--', 'sh', '-c', script]), '1\nnew\n');
-  await first.kill('SIGTERM');
-  await assertNothingLeft(t, stage);
-});
+test.serial(
+  'two containers of one image do not see each other; a name is taken once',
+  async (t) => {
+    const stage = await tiny(t);
+    const first = await startSleeper(stage, 'twin');
+    const second = await stage.run(['run', 'tiny:1', '--name', 'twin', '--', 'true']);
+    t.is(second.code, 13);
+    t.regex(second.stderr, /container twin already/);
+    const script = 'echo $$; test -e /only-mine || echo new; echo > /only-mine';
+    t.is(await stage.must(['run', 'tiny:1', '--', 'sh', '-c', script]), '1\nnew\n');
+    t.is(await stage.must(['run', 'tiny:1', '--', 'sh', '-c', script]), '1\nnew\n');
+    await first.kill('SIGTERM');
+    await assertNothingLeft(t, stage);
+  },
+);
 
-test('the root of a running container cannot be unmounted', async (t) => {
+test.serial('the root of a running container cannot be unmounted', async (t) => {
   const stage = await tiny(t);
   const client = await startSleeper(stage, 'held');
   const { mounts } = await stage.status();
@@ -181,7 +190,7 @@ test('the root of a running container cannot be unmounted', async (t) => {
   await client.kill('SIGTERM');
 });
 
-test('kill -9 of the client: the daemon takes everything away', async (t) => {
+test.serial('kill -9 of the client: the daemon takes everything away', async (t) => {
   const stage = await tiny(t);
   const client = await startSleeper(stage, 'orphan');
   t.true(await inContainer('orphan'));
@@ -191,7 +200,7 @@ test('kill -9 of the client: the daemon takes everything away', async (t) => {
   await assertNothingLeft(t, stage);
 });
 
-test('kill -9 of the daemon: the client ends the container and says why', async (t) => {
+test.serial('kill -9 of the daemon: the client ends the container and says why', async (t) => {
   const stage = await tiny(t);
   const client = await startSleeper(stage, 'bereft');
   process.kill(await stage.daemonPid(), 'SIGKILL');
@@ -204,7 +213,7 @@ test('kill -9 of the daemon: the client ends the container and says why', async 
   await assertNothingLeft(t, stage);
 });
 
-test('kill -9 of both: the next daemon removes container, mounts and files', async (t) => {
+test.serial('kill -9 of both: the next daemon removes container, mounts and files', async (t) => {
   const stage = await tiny(t);
   const client = await startSleeper(stage, 'nobodys');
   process.kill(await stage.daemonPid(), 'SIGKILL');
@@ -215,7 +224,7 @@ test('kill -9 of both: the next daemon removes container, mounts and files', asy
   await assertNothingLeft(t, stage);
 });
 
-test('Ctrl-C before the container runs leaves nothing', async (t) => {
+test.serial('Ctrl-C before the container runs leaves nothing', async (t) => {
   const stage = await Stage.open(t);
   await stage.serve({ rate: '200kbit' });
   await stage.addImage(`rootfs:${await busyboxImage(stage.dir)}`, 'tiny:1');
@@ -232,23 +241,26 @@ test('Ctrl-C before the container runs leaves nothing', async (t) => {
   await assertNothingLeft(t, stage);
 });
 
-test('the daemon leaves no runtime directory when it ends', async (t) => {
+test.serial('the daemon leaves no runtime directory when it ends', async (t) => {
   const stage = await tiny(t);
   await stage.must(['run', 'tiny:1', '--', 'true']);
   await stage.must(['daemon', '--stop']);
   await t.throwsAsync(stat(runtimeDir(stage.root)), { code: 'ENOENT' });
 });
 
-test('what a container wrote is kept by its name, and found again by the next one', async (t) => {
-  const stage = await tiny(t);
-  const sh = (script: string, ...options: string[]) =>
-    stage.run(['run', 'tiny:1', '--name', 'box', ...options, '--', 'sh', '-c', script]);
-  t.is((await sh('echo hi >/mine', '--keep')).code, 0);
-  // Another container of the name, which ends badly: what is kept stays.
-  t.is((await sh('echo more >>/mine; exit 3')).code, 3);
-  const last = await sh('cat /mine');
-  t.is(last.stdout.toString(), 'hi\nmore\n');
-  t.is((await stage.json<{ snapshots: number }>(['gc', '--snapshots'])).snapshots, 1);
-  t.not((await sh('cat /mine')).code, 0);
-  await assertNothingLeft(t, stage);
-});
+test.serial(
+  'what a container wrote is kept by its name, and found again by the next one',
+  async (t) => {
+    const stage = await tiny(t);
+    const sh = (script: string, ...options: string[]) =>
+      stage.run(['run', 'tiny:1', '--name', 'box', ...options, '--', 'sh', '-c', script]);
+    t.is((await sh('echo hi >/mine', '--keep')).code, 0);
+    // Another container of the name, which ends badly: what is kept stays.
+    t.is((await sh('echo more >>/mine; exit 3')).code, 3);
+    const last = await sh('cat /mine');
+    t.is(last.stdout.toString(), 'hi\nmore\n');
+    t.is((await stage.json<{ snapshots: number }>(['gc', '--snapshots'])).snapshots, 1);
+    t.not((await sh('cat /mine')).code, 0);
+    await assertNothingLeft(t, stage);
+  },
+);

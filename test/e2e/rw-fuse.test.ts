@@ -74,7 +74,7 @@ async function killDaemon(stage: Stage): Promise<void> {
   });
 }
 
-test('everyday changes give the tree that a plain directory has', async (t) => {
+test.serial('everyday changes give the tree that a plain directory has', async (t) => {
   const stage = await Stage.open(t);
   await imageOn(stage);
   const plain = await plainTree(stage);
@@ -102,7 +102,7 @@ test('everyday changes give the tree that a plain directory has', async (t) => {
   await stage.must(['umount', again]);
 });
 
-test('two mounts of one image change apart from each other', async (t) => {
+test.serial('two mounts of one image change apart from each other', async (t) => {
   const stage = await Stage.open(t);
   await imageOn(stage);
   const one = await stage.mount('small:1', ['--rw', 'fuse'], 'one');
@@ -116,62 +116,68 @@ test('two mounts of one image change apart from each other', async (t) => {
   t.pass();
 });
 
-test('a write to what has not arrived waits for it; one that replaces it does not', async (t) => {
-  const stage = await Stage.open(t);
-  await imageOn(stage, '16mbit');
-  const dir = await stage.mount('small:1', ['--rw', 'fuse']);
-  const before = await stage.mountStatus(dir);
-  t.true(before.bytesDone < before.bytes, 'it is still arriving');
-  await shell(dir, 'echo short > zz-large/twelve-parts');
-  const during = await stage.mountStatus(dir);
-  t.not(during.transfer.state, 'complete', 'what is thrown away was not waited for');
-  await shell(dir, `printf tail >> ${image.library}`);
-  await shell(dir, `test "$(tail -c 4 ${image.library})" = tail`);
-  const library = join(shared, 'small-root', image.library);
-  await must('cmp', ['-n', '3000000', library, join(dir, image.library)]);
-  await shell(dir, 'test "$(cat zz-large/twelve-parts)" = short');
-});
+test.serial(
+  'a write to what has not arrived waits for it; one that replaces it does not',
+  async (t) => {
+    const stage = await Stage.open(t);
+    await imageOn(stage, '16mbit');
+    const dir = await stage.mount('small:1', ['--rw', 'fuse']);
+    const before = await stage.mountStatus(dir);
+    t.true(before.bytesDone < before.bytes, 'it is still arriving');
+    await shell(dir, 'echo short > zz-large/twelve-parts');
+    const during = await stage.mountStatus(dir);
+    t.not(during.transfer.state, 'complete', 'what is thrown away was not waited for');
+    await shell(dir, `printf tail >> ${image.library}`);
+    await shell(dir, `test "$(tail -c 4 ${image.library})" = tail`);
+    const library = join(shared, 'small-root', image.library);
+    await must('cmp', ['-n', '3000000', library, join(dir, image.library)]);
+    await shell(dir, 'test "$(cat zz-large/twelve-parts)" = short');
+  },
+);
 
 /** Requests of a mount that came to its tree so far. */
 async function upcalls(stage: Stage, directory: string): Promise<number> {
   return (await stage.mountStatus(directory)).tree?.upcalls ?? 0;
 }
 
-test('paths from the root that somebody else walks, and files opened again, cost the tree little', async (t) => {
-  const stage = await Stage.open(t);
-  await imageOn(stage);
-  const directory = await stage.mount('small:1', ['--rw', 'fuse']);
-  await shell(directory, 'echo new >new; chmod 644 new; mkdir mine; chmod 777 mine');
-  await chmod(stage.dir, 0o711);
-  const other = (script: string) =>
-    must('setpriv', ['--reuid=1234', '--regid=1234', '--clear-groups', 'sh', '-c', script], {
-      timeoutMs: 60_000,
-    });
-  const count = 300;
-  const walk = `for i in $(seq ${count}); do read -r line <"$0"; done`;
-  const walked = await upcalls(stage, directory);
-  await other(`set -- '${join(directory, 'new')}'; ${walk.replaceAll('$0', '$1')}`);
-  const forWalks = (await upcalls(stage, directory)) - walked;
-  t.true(forWalks < count / 2, `${forWalks} upcalls for ${count} walks`);
-  // The ACL of the root is what was set last, to the kernel as well.
-  const enter = () => other(`cat '${join(directory, 'new')}'`);
-  t.is(await enter(), 'new\n');
-  await must('setfacl', ['-m', 'u:1234:---', directory]);
-  await t.throwsAsync(enter, { message: /Permission denied/ });
-  t.regex(await must('getfacl', ['-cp', directory]), /user:1234:---/);
-  await must('setfacl', ['-b', directory]);
-  t.is(await enter(), 'new\n');
-  // open for reading and writing, fstat by `test -s /dev/fd/3`, close.
-  const opened = await upcalls(stage, directory);
-  await other(
-    `cd '${join(directory, 'mine')}'; for i in $(seq ${count}); do exec 3<>file; test -s /dev/fd/3; exec 3>&-; done`,
-  );
-  const forOpens = (await upcalls(stage, directory)) - opened;
-  // One for the open, one for its attributes before it; none for those of an open file.
-  t.true(forOpens < count * 2.5, `${forOpens} upcalls for ${count} opens`);
-});
+test.serial(
+  'paths from the root that somebody else walks, and files opened again, cost the tree little',
+  async (t) => {
+    const stage = await Stage.open(t);
+    await imageOn(stage);
+    const directory = await stage.mount('small:1', ['--rw', 'fuse']);
+    await shell(directory, 'echo new >new; chmod 644 new; mkdir mine; chmod 777 mine');
+    await chmod(stage.dir, 0o711);
+    const other = (script: string) =>
+      must('setpriv', ['--reuid=1234', '--regid=1234', '--clear-groups', 'sh', '-c', script], {
+        timeoutMs: 60_000,
+      });
+    const count = 300;
+    const walk = `for i in $(seq ${count}); do read -r line <"$0"; done`;
+    const walked = await upcalls(stage, directory);
+    await other(`set -- '${join(directory, 'new')}'; ${walk.replaceAll('$0', '$1')}`);
+    const forWalks = (await upcalls(stage, directory)) - walked;
+    t.true(forWalks < count / 2, `${forWalks} upcalls for ${count} walks`);
+    // The ACL of the root is what was set last, to the kernel as well.
+    const enter = () => other(`cat '${join(directory, 'new')}'`);
+    t.is(await enter(), 'new\n');
+    await must('setfacl', ['-m', 'u:1234:---', directory]);
+    await t.throwsAsync(enter, { message: /Permission denied/ });
+    t.regex(await must('getfacl', ['-cp', directory]), /user:1234:---/);
+    await must('setfacl', ['-b', directory]);
+    t.is(await enter(), 'new\n');
+    // open for reading and writing, fstat by `test -s /dev/fd/3`, close.
+    const opened = await upcalls(stage, directory);
+    await other(
+      `cd '${join(directory, 'mine')}'; for i in $(seq ${count}); do exec 3<>file; test -s /dev/fd/3; exec 3>&-; done`,
+    );
+    const forOpens = (await upcalls(stage, directory)) - opened;
+    // One for the open, one for its attributes before it; none for those of an open file.
+    t.true(forOpens < count * 2.5, `${forOpens} upcalls for ${count} opens`);
+  },
+);
 
-test('unmounted while in use: refused, or lazily with the changes going on', async (t) => {
+test.serial('unmounted while in use: refused, or lazily with the changes going on', async (t) => {
   const stage = await Stage.open(t);
   await imageOn(stage);
   const dir = await stage.mount('small:1', ['--rw', 'fuse']);
@@ -196,7 +202,7 @@ test('unmounted while in use: refused, or lazily with the changes going on', asy
   });
 });
 
-test('after kill -9 of the daemon the same mount finds its changes again', async (t) => {
+test.serial('after kill -9 of the daemon the same mount finds its changes again', async (t) => {
   const stage = await Stage.open(t);
   await imageOn(stage);
   const plain = await plainTree(stage);
@@ -216,28 +222,31 @@ test('after kill -9 of the daemon the same mount finds its changes again', async
   await shell(dir, 'test ! -e small/file-004; test "$(cat new)" = new');
 });
 
-test('a full disk is told to the program, harms nothing, and is over when there is room', async (t) => {
-  const stage = await Stage.open(t);
-  await imageOn(stage);
-  const disk = join(stage.dir, 'root');
-  await must('mkdir', [disk]);
-  await must('mount', ['-t', 'tmpfs', '-o', 'size=40m', 'tmpfs', disk]);
-  stage.onClose(async () => {
-    await stage.run(['daemon', '--stop']);
-    await must('umount', [disk]);
-  });
-  const dir = await stage.mount('small:1', ['--rw', 'fuse', '--wait']);
-  await shell(disk, 'head -c 100000000 /dev/zero > ballast || true');
-  for (const command of ['echo x >> zz-large/twelve-parts', 'cp zz-large/twelve-parts copy']) {
-    const { code, stderr } = await run('sh', ['-c', command], { cwd: dir });
-    t.not(code, 0);
-    t.regex(stderr, /No space left/);
-  }
-  const large = join(shared, 'small-root/zz-large/twelve-parts');
-  await must('cmp', [large, join(dir, 'zz-large/twelve-parts')]);
-  await must('rm', [join(disk, 'ballast')]);
-  await shell(
-    dir,
-    'rm -f copy; echo x >> zz-large/twelve-parts; test "$(tail -c 2 zz-large/twelve-parts)" = x',
-  );
-});
+test.serial(
+  'a full disk is told to the program, harms nothing, and is over when there is room',
+  async (t) => {
+    const stage = await Stage.open(t);
+    await imageOn(stage);
+    const disk = join(stage.dir, 'root');
+    await must('mkdir', [disk]);
+    await must('mount', ['-t', 'tmpfs', '-o', 'size=40m', 'tmpfs', disk]);
+    stage.onClose(async () => {
+      await stage.run(['daemon', '--stop']);
+      await must('umount', [disk]);
+    });
+    const dir = await stage.mount('small:1', ['--rw', 'fuse', '--wait']);
+    await shell(disk, 'head -c 100000000 /dev/zero > ballast || true');
+    for (const command of ['echo x >> zz-large/twelve-parts', 'cp zz-large/twelve-parts copy']) {
+      const { code, stderr } = await run('sh', ['-c', command], { cwd: dir });
+      t.not(code, 0);
+      t.regex(stderr, /No space left/);
+    }
+    const large = join(shared, 'small-root/zz-large/twelve-parts');
+    await must('cmp', [large, join(dir, 'zz-large/twelve-parts')]);
+    await must('rm', [join(disk, 'ballast')]);
+    await shell(
+      dir,
+      'rm -f copy; echo x >> zz-large/twelve-parts; test "$(tail -c 2 zz-large/twelve-parts)" = x',
+    );
+  },
+);

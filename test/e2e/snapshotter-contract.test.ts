@@ -43,7 +43,7 @@ async function look(h: Harness, name: string, script: string): Promise<string> {
   }
 }
 
-test('a child shows its parents, and parents nothing of their child', async (t) => {
+test.serial('a child shows its parents, and parents nothing of their child', async (t) => {
   const h = await snapshotter(t);
   await layer(h, 'one', '', 'mkdir d; echo 1 >d/a; echo 1 >b');
   await layer(h, 'two', 'one', 'cat d/a; echo 2 >d/c; echo 2 >b');
@@ -51,7 +51,7 @@ test('a child shows its parents, and parents nothing of their child', async (t) 
   t.is(await look(h, 'two', 'find . -type f | sort | xargs grep .'), './b:2\n./d/a:1\n./d/c:2\n');
 });
 
-test('what a layer removes stays removed, and can come again', async (t) => {
+test.serial('what a layer removes stays removed, and can come again', async (t) => {
   const h = await snapshotter(t);
   await layer(h, 'one', '', 'mkdir -p d/sub e; touch d/a d/sub/b e/x f');
   await layer(h, 'two', 'one', 'rm -r d f; mkdir d; touch d/new');
@@ -67,7 +67,7 @@ test('what a layer removes stays removed, and can come again', async (t) => {
   );
 });
 
-test('files are moved over those of parents, and out of them', async (t) => {
+test.serial('files are moved over those of parents, and out of them', async (t) => {
   const h = await snapshotter(t);
   await layer(h, 'one', '', 'mkdir a b; echo old >a/file; echo other >b/file; echo keep >b/keep');
   await layer(h, 'two', 'one', 'mv a/file b/file; mv b/keep a/kept');
@@ -82,7 +82,7 @@ test('files are moved over those of parents, and out of them', async (t) => {
   );
 });
 
-test('owners and permissions of files and directories are kept by a commit', async (t) => {
+test.serial('owners and permissions of files and directories are kept by a commit', async (t) => {
   const h = await snapshotter(t);
   await layer(h, 'one', '', 'mkdir d; touch d/f g; chmod 0700 d; chown 1:2 g; chmod 4755 g');
   await layer(
@@ -99,7 +99,7 @@ test('owners and permissions of files and directories are kept by a commit', asy
   t.is(await look(h, 'three', list), changed, 'a layer that says nothing of them changes nothing');
 });
 
-test('views cannot be written', async (t) => {
+test.serial('views cannot be written', async (t) => {
   const h = await snapshotter(t);
   await layer(h, 'one', '', 'touch a');
   await layer(h, 'two', 'one', 'touch b');
@@ -109,7 +109,7 @@ test('views cannot be written', async (t) => {
   }
 });
 
-test('128 layers can be mounted and written', async (t) => {
+test.serial('128 layers can be mounted and written', async (t) => {
   const h = await snapshotter(t);
   let parent = '';
   for (let i = 0; i < 128; i++) {

@@ -8,109 +8,118 @@ import { mountsBelow } from '../lib/leaks.ts';
 import { must, until } from '../lib/proc.ts';
 import { pulls, startDaemon, world } from '../lib/snapshotter.ts';
 
-test('two versions are pulled lazily and run; only what differs travels; nothing is left', async (t) => {
-  const { stage, images, registry, containerd, metric } = await world(t);
-  const [one, two] = [`${registry}/app:v1`, `${registry}/app:v2`];
-  await containerd.pull(one);
-  const blobs = await containerd.contents();
-  for (const digest of await layerDigests(images.layout, 'v1')) {
-    t.false(blobs.includes(digest), `containerd has downloaded layer ${digest}`);
-  }
-  t.is(await containerd.run(one, 'c1', ['cat', '/app/version']), 'one\n');
-  const script = 'ls /data; wc -c </data/base; echo changed >/app/version; cat /app/version';
-  t.is(await containerd.run(one, 'c2', ['sh', '-c', script]), 'base\n6000000\nchanged\n');
-  t.is(await containerd.run(one, 'c3', ['cat', '/app/version']), 'one\n');
+test.serial(
+  'two versions are pulled lazily and run; only what differs travels; nothing is left',
+  async (t) => {
+    const { stage, images, registry, containerd, metric } = await world(t);
+    const [one, two] = [`${registry}/app:v1`, `${registry}/app:v2`];
+    await containerd.pull(one);
+    const blobs = await containerd.contents();
+    for (const digest of await layerDigests(images.layout, 'v1')) {
+      t.false(blobs.includes(digest), `containerd has downloaded layer ${digest}`);
+    }
+    t.is(await containerd.run(one, 'c1', ['cat', '/app/version']), 'one\n');
+    const script = 'ls /data; wc -c </data/base; echo changed >/app/version; cat /app/version';
+    t.is(await containerd.run(one, 'c2', ['sh', '-c', script]), 'base\n6000000\nchanged\n');
+    t.is(await containerd.run(one, 'c3', ['cat', '/app/version']), 'one\n');
 
-  await until('all has arrived', async () => (await metric('firstlight_saved_bytes_total')) >= 0);
-  const first = await metric('firstlight_received_bytes_total');
-  t.true(first > 9_000_000, `${first} bytes came for the first version`);
-  await until('the first version is complete', async () => {
-    const { images: stored } = await stage.json<{ images: { complete: boolean }[] }>(['ls']);
-    return stored.every(({ complete }) => complete);
-  });
-  const before = await metric('firstlight_received_bytes_total');
-  await containerd.pull(two);
-  t.is(await containerd.run(two, 'c4', ['cat', '/app/version']), 'two\n');
-  await until('the second version is complete', async () => {
-    const { images: stored } = await stage.json<{ images: { complete: boolean }[] }>(['ls']);
-    return stored.length === 2 && stored.every(({ complete }) => complete);
-  });
-  const delta = (await metric('firstlight_received_bytes_total')) - before;
-  t.true(delta < 150_000, `${delta} bytes came for 90 kB that differ`);
-  t.true(delta > 90_000, `what differs cannot be compressed, ${delta} bytes came`);
+    await until('all has arrived', async () => (await metric('firstlight_saved_bytes_total')) >= 0);
+    const first = await metric('firstlight_received_bytes_total');
+    t.true(first > 9_000_000, `${first} bytes came for the first version`);
+    await until('the first version is complete', async () => {
+      const { images: stored } = await stage.json<{ images: { complete: boolean }[] }>(['ls']);
+      return stored.every(({ complete }) => complete);
+    });
+    const before = await metric('firstlight_received_bytes_total');
+    await containerd.pull(two);
+    t.is(await containerd.run(two, 'c4', ['cat', '/app/version']), 'two\n');
+    await until('the second version is complete', async () => {
+      const { images: stored } = await stage.json<{ images: { complete: boolean }[] }>(['ls']);
+      return stored.length === 2 && stored.every(({ complete }) => complete);
+    });
+    const delta = (await metric('firstlight_received_bytes_total')) - before;
+    t.true(delta < 150_000, `${delta} bytes came for 90 kB that differ`);
+    t.true(delta > 90_000, `what differs cannot be compressed, ${delta} bytes came`);
 
-  t.deepEqual(
-    (await pulls(stage)).map(({ image, way, reason }) => ({ image, way, reason })),
-    [
-      { image: one, way: 'lazy', reason: null },
-      { image: two, way: 'lazy', reason: null },
-    ],
-  );
-  await containerd.removeImage(one);
-  await containerd.removeImage(two);
-  await until('the snapshots are gone', async () => (await pulls(stage)).length === 0);
-  await stage.must(['gc']);
-  const left = await stage.json<{ images: unknown[] }>(['ls']);
-  t.deepEqual(left.images, []);
-  t.deepEqual(await readdir(join(stage.root, 'containerd/snapshots')), []);
-  t.deepEqual(await readdir(join(stage.root, 'containerd/images')), []);
-  const contents = await readdir(join(stage.root, 'content'), { recursive: true });
-  t.deepEqual(
-    contents.filter((name) => name.includes('/')),
-    [],
-  );
-  t.deepEqual(await mountsBelow(stage.dir), []);
-});
+    t.deepEqual(
+      (await pulls(stage)).map(({ image, way, reason }) => ({ image, way, reason })),
+      [
+        { image: one, way: 'lazy', reason: null },
+        { image: two, way: 'lazy', reason: null },
+      ],
+    );
+    await containerd.removeImage(one);
+    await containerd.removeImage(two);
+    await until('the snapshots are gone', async () => (await pulls(stage)).length === 0);
+    await stage.must(['gc']);
+    const left = await stage.json<{ images: unknown[] }>(['ls']);
+    t.deepEqual(left.images, []);
+    t.deepEqual(await readdir(join(stage.root, 'containerd/snapshots')), []);
+    t.deepEqual(await readdir(join(stage.root, 'containerd/images')), []);
+    const contents = await readdir(join(stage.root, 'content'), { recursive: true });
+    t.deepEqual(
+      contents.filter((name) => name.includes('/')),
+      [],
+    );
+    t.deepEqual(await mountsBelow(stage.dir), []);
+  },
+);
 
-test('an image that the server does not know is pulled in the ordinary way, on a base that came lazily', async (t) => {
-  const { stage, registry, containerd, daemon, metric } = await world(t);
-  const [one, other] = [`${registry}/app:v1`, `${registry}/app:other`];
-  await containerd.pull(one);
-  // Base and library are shared with the image that came lazily: they have no directory of their own.
-  await containerd.pull(other);
-  const list = 'cat /other/file; ls /data; wc -c </usr/lib/library; ls /app 2>&1 | wc -l';
-  t.is(
-    await containerd.run(other, 'c1', ['sh', '-c', list]),
-    'other\nbase\n3000000\n1\n',
-    "the application's layer is not in it",
-  );
-  t.is(await containerd.run(one, 'c2', ['cat', '/app/version']), 'one\n');
-  t.regex(daemon.stderr, /a layer is pulled in the ordinary way: the delta server does not have/);
-  t.deepEqual(
-    (await pulls(stage)).map(({ image, way, reason }) => ({ image, way, reason })),
-    [
-      { image: one, way: 'lazy', reason: null },
-      { image: other, way: 'ordinary', reason: 'the delta server does not have the image' },
-    ],
-  );
-  t.is(await metric('firstlight_layers_total', '{way="ordinary",reason="unknown-image"}'), 1);
-  // What the kubelet asks of every snapshot now and then.
-  const usage = await containerd.ctr(['snapshots', '--snapshotter', 'firstlight', 'usage']);
-  t.regex(usage, /KiB|MiB/);
-  await containerd.removeImage(one);
-  t.is(await containerd.run(other, 'c3', ['sh', '-c', 'cat /data/base | wc -c']), '6000000\n');
-  await containerd.removeImage(other);
-  await stage.must(['gc']);
-  t.deepEqual((await stage.json<{ images: unknown[] }>(['ls'])).images, []);
-});
+test.serial(
+  'an image that the server does not know is pulled in the ordinary way, on a base that came lazily',
+  async (t) => {
+    const { stage, registry, containerd, daemon, metric } = await world(t);
+    const [one, other] = [`${registry}/app:v1`, `${registry}/app:other`];
+    await containerd.pull(one);
+    // Base and library are shared with the image that came lazily: they have no directory of their own.
+    await containerd.pull(other);
+    const list = 'cat /other/file; ls /data; wc -c </usr/lib/library; ls /app 2>&1 | wc -l';
+    t.is(
+      await containerd.run(other, 'c1', ['sh', '-c', list]),
+      'other\nbase\n3000000\n1\n',
+      "the application's layer is not in it",
+    );
+    t.is(await containerd.run(one, 'c2', ['cat', '/app/version']), 'one\n');
+    t.regex(daemon.stderr, /a layer is pulled in the ordinary way: the delta server does not have/);
+    t.deepEqual(
+      (await pulls(stage)).map(({ image, way, reason }) => ({ image, way, reason })),
+      [
+        { image: one, way: 'lazy', reason: null },
+        { image: other, way: 'ordinary', reason: 'the delta server does not have the image' },
+      ],
+    );
+    t.is(await metric('firstlight_layers_total', '{way="ordinary",reason="unknown-image"}'), 1);
+    // What the kubelet asks of every snapshot now and then.
+    const usage = await containerd.ctr(['snapshots', '--snapshotter', 'firstlight', 'usage']);
+    t.regex(usage, /KiB|MiB/);
+    await containerd.removeImage(one);
+    t.is(await containerd.run(other, 'c3', ['sh', '-c', 'cat /data/base | wc -c']), '6000000\n');
+    await containerd.removeImage(other);
+    await stage.must(['gc']);
+    t.deepEqual((await stage.json<{ images: unknown[] }>(['ls'])).images, []);
+  },
+);
 
-test('while the server is down everything is pulled in the ordinary way, and says so', async (t) => {
-  const { stage, registry, containerd, daemon, server, metric } = await world(t);
-  const one = `${registry}/app:v1`;
-  await server.process.kill('SIGTERM');
-  await containerd.pull(one);
-  t.is(await containerd.run(one, 'c1', ['cat', '/app/version']), 'one\n');
-  t.true((await metric('firstlight_layers_total', '{way="ordinary",reason="unreachable"}')) >= 1);
-  t.regex(daemon.stderr, /ordinary way: .*cannot be reached/);
-  const [pulled] = await pulls(stage);
-  t.like(pulled, { image: one, way: 'ordinary' });
-  t.regex(pulled?.reason ?? '', /cannot be reached/);
-  const shown = await stage.must(['ls']);
-  t.regex(shown, /PULLED BY CONTAINERD .*REASON/);
-  t.regex(shown, /app:v1 .*ordinary .*cannot be reached/);
-});
+test.serial(
+  'while the server is down everything is pulled in the ordinary way, and says so',
+  async (t) => {
+    const { stage, registry, containerd, daemon, server, metric } = await world(t);
+    const one = `${registry}/app:v1`;
+    await server.process.kill('SIGTERM');
+    await containerd.pull(one);
+    t.is(await containerd.run(one, 'c1', ['cat', '/app/version']), 'one\n');
+    t.true((await metric('firstlight_layers_total', '{way="ordinary",reason="unreachable"}')) >= 1);
+    t.regex(daemon.stderr, /ordinary way: .*cannot be reached/);
+    const [pulled] = await pulls(stage);
+    t.like(pulled, { image: one, way: 'ordinary' });
+    t.regex(pulled?.reason ?? '', /cannot be reached/);
+    const shown = await stage.must(['ls']);
+    t.regex(shown, /PULLED BY CONTAINERD .*REASON/);
+    t.regex(shown, /app:v1 .*ordinary .*cannot be reached/);
+  },
+);
 
-test('a pull that says nothing but chain ids comes lazily too', async (t) => {
+test.serial('a pull that says nothing but chain ids comes lazily too', async (t) => {
   const { stage, images, registry, containerd } = await world(t, { annotations: false });
   const [one, other] = [`${registry}/app:v1`, `${registry}/app:other`];
   await containerd.pull(one);
@@ -125,7 +134,7 @@ test('a pull that says nothing but chain ids comes lazily too', async (t) => {
   );
 });
 
-test('commits, views and copies on an image that comes lazily, by ctr', async (t) => {
+test.serial('commits, views and copies on an image that comes lazily, by ctr', async (t) => {
   const { stage, registry, containerd } = await world(t);
   const one = `${registry}/app:v1`;
   await containerd.pull(one);
@@ -163,37 +172,40 @@ test('commits, views and copies on an image that comes lazily, by ctr', async (t
   await containerd.remove('writer');
 });
 
-test('containers go on reading while the daemon is stopped or killed, and wait for it where they must', async (t) => {
-  const { stage, registry, containerd, daemon } = await world(t, { rate: '16mbit' });
-  const one = `${registry}/app:v1`;
-  await containerd.pull(one);
-  await containerd.start(one, 'c1');
-  const early = await containerd.exec('c1', ['cat', '/app/version']);
-  t.is(early, 'one\n');
-  const [status] = await pulls(stage);
-  t.is(status?.way, 'lazy');
+test.serial(
+  'containers go on reading while the daemon is stopped or killed, and wait for it where they must',
+  async (t) => {
+    const { stage, registry, containerd, daemon } = await world(t, { rate: '16mbit' });
+    const one = `${registry}/app:v1`;
+    await containerd.pull(one);
+    await containerd.start(one, 'c1');
+    const early = await containerd.exec('c1', ['cat', '/app/version']);
+    t.is(early, 'one\n');
+    const [status] = await pulls(stage);
+    t.is(status?.way, 'lazy');
 
-  const stopped = await daemon.kill('SIGTERM');
-  t.is(stopped.code, 0, stopped.stderr.slice(-2000));
-  t.is(await containerd.exec('c1', ['cat', '/app/version']), 'one\n', 'without a daemon');
-  // Not here yet: it waits, beyond the daemon's absence.
-  const waiting = containerd.exec('c1', ['sh', '-c', 'cat /data/base | wc -c']);
-  const second = await startDaemon(stage);
-  t.is(await waiting, '6000000\n', 'what was waited for came after the restart');
-  t.is(await containerd.run(one, 'c2', ['cat', '/app/version']), 'one\n');
+    const stopped = await daemon.kill('SIGTERM');
+    t.is(stopped.code, 0, stopped.stderr.slice(-2000));
+    t.is(await containerd.exec('c1', ['cat', '/app/version']), 'one\n', 'without a daemon');
+    // Not here yet: it waits, beyond the daemon's absence.
+    const waiting = containerd.exec('c1', ['sh', '-c', 'cat /data/base | wc -c']);
+    const second = await startDaemon(stage);
+    t.is(await waiting, '6000000\n', 'what was waited for came after the restart');
+    t.is(await containerd.run(one, 'c2', ['cat', '/app/version']), 'one\n');
 
-  await second.kill('SIGKILL');
-  t.is(
-    await containerd.exec('c1', ['sh', '-c', 'ls /usr/lib; cat /app/version']),
-    'library\none\n',
-  );
-  const third = await startDaemon(stage);
-  t.regex(third.stderr, /keeper found/);
-  t.is(await containerd.exec('c1', ['sh', '-c', 'wc -c </usr/lib/library']), '3000000\n');
-  t.is(await containerd.run(one, 'c3', ['cat', '/app/version']), 'one\n');
-  t.notRegex(second.stderr + third.stderr, /not connected/);
-  await containerd.remove('c1');
-  await containerd.removeImage(one);
-  await until('nothing is mounted', async () => (await mountsBelow(stage.dir)).length === 0);
-  t.is((await third.kill('SIGTERM')).code, 0);
-});
+    await second.kill('SIGKILL');
+    t.is(
+      await containerd.exec('c1', ['sh', '-c', 'ls /usr/lib; cat /app/version']),
+      'library\none\n',
+    );
+    const third = await startDaemon(stage);
+    t.regex(third.stderr, /keeper found/);
+    t.is(await containerd.exec('c1', ['sh', '-c', 'wc -c </usr/lib/library']), '3000000\n');
+    t.is(await containerd.run(one, 'c3', ['cat', '/app/version']), 'one\n');
+    t.notRegex(second.stderr + third.stderr, /not connected/);
+    await containerd.remove('c1');
+    await containerd.removeImage(one);
+    await until('nothing is mounted', async () => (await mountsBelow(stage.dir)).length === 0);
+    t.is((await third.kill('SIGTERM')).code, 0);
+  },
+);

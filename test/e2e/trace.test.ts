@@ -46,136 +46,146 @@ async function readAt(path: string, offset: number, bytes: number): Promise<void
 }
 
 for (const rw of ['off', 'overlay']) {
-  test(`mount --trace records order, waits, ranges, arrivals and digests (rw ${rw})`, async (t) => {
-    const { stage, image, traces } = await small(t, '40mbit');
-    const dir = await stage.mount('small:1', ['--rw', rw, '--trace', 'shop']);
-    t.is((await stage.mountStatus(dir)).trace, 'shop');
-    // The large file is last in tree order: its parts are waited for.
-    await readAt(join(dir, image.large), 8 * MIB, 65_536);
-    await readAt(join(dir, image.large), 2 * MIB, 4096);
-    const wanted = [image.small[70]!, image.medium, image.small[3]!];
-    for (const path of wanted) await must('cat', [join(dir, path)]);
-    await must('cat', [join(dir, image.small[70]!)]);
-    await stage.must(['umount', dir]);
+  test.serial(
+    `mount --trace records order, waits, ranges, arrivals and digests (rw ${rw})`,
+    async (t) => {
+      const { stage, image, traces } = await small(t, '40mbit');
+      const dir = await stage.mount('small:1', ['--rw', rw, '--trace', 'shop']);
+      t.is((await stage.mountStatus(dir)).trace, 'shop');
+      // The large file is last in tree order: its parts are waited for.
+      await readAt(join(dir, image.large), 8 * MIB, 65_536);
+      await readAt(join(dir, image.large), 2 * MIB, 4096);
+      const wanted = [image.small[70]!, image.medium, image.small[3]!];
+      for (const path of wanted) await must('cat', [join(dir, path)]);
+      await must('cat', [join(dir, image.small[70]!)]);
+      await stage.must(['umount', dir]);
 
-    const trace = await theTrace(t, traces);
-    t.like(trace, { group: 'shop', image: 'small:1', platform: 'linux/amd64' });
-    t.regex(trace.digest!, /^sha256:/);
-    t.deepEqual(
-      trace.seq.map(({ path }) => path),
-      [image.large, ...wanted],
-    );
-    for (const seen of trace.seq) {
-      // Of what had not arrived by the end, the digest is not known.
-      const digest = seen.arrivedNs === undefined ? undefined : image.files.get(seen.path)!.sha256;
-      t.is(seen.digest, digest, seen.path);
-      t.is(seen.sizeBytes, image.files.get(seen.path)!.bytes);
-      t.true(seen.accessNs < Number(trace.endNs - trace.startNs));
-    }
-    const { ranges } = item(trace, image.large);
-    t.deepEqual(
-      ranges!.map(({ offsetBytes }) => Math.floor(offsetBytes / MIB)),
-      [8, 2],
-    );
-    t.true(ranges![0]!.waitNs > 1e6, 'its part was not there yet');
-    const medium = item(trace, image.medium);
-    t.true(medium.arrivedNs !== undefined && medium.arrivedNs >= 0);
-    if (medium.waitNs > 0) {
-      t.true(Math.abs(medium.accessNs + medium.waitNs - medium.arrivedNs!) < 500e6);
-    }
-    const received = trace.received!;
-    t.true(received.length >= 2);
-    t.true(received.at(-1)!.bytes >= 128 * 1024);
-    t.is(trace.lost, undefined);
-    t.deepEqual(
-      await readdir(traces).then((names) => names.filter((n) => !n.endsWith('.json'))),
-      [],
-    );
-    const listed = await stage.json<{ traces: { group: string; files: number }[] }>([
-      'trace',
-      'ls',
-    ]);
-    t.like(listed.traces[0], { group: 'shop', files: 4 });
-  });
+      const trace = await theTrace(t, traces);
+      t.like(trace, { group: 'shop', image: 'small:1', platform: 'linux/amd64' });
+      t.regex(trace.digest!, /^sha256:/);
+      t.deepEqual(
+        trace.seq.map(({ path }) => path),
+        [image.large, ...wanted],
+      );
+      for (const seen of trace.seq) {
+        // Of what had not arrived by the end, the digest is not known.
+        const digest =
+          seen.arrivedNs === undefined ? undefined : image.files.get(seen.path)!.sha256;
+        t.is(seen.digest, digest, seen.path);
+        t.is(seen.sizeBytes, image.files.get(seen.path)!.bytes);
+        t.true(seen.accessNs < Number(trace.endNs - trace.startNs));
+      }
+      const { ranges } = item(trace, image.large);
+      t.deepEqual(
+        ranges!.map(({ offsetBytes }) => Math.floor(offsetBytes / MIB)),
+        [8, 2],
+      );
+      t.true(ranges![0]!.waitNs > 1e6, 'its part was not there yet');
+      const medium = item(trace, image.medium);
+      t.true(medium.arrivedNs !== undefined && medium.arrivedNs >= 0);
+      if (medium.waitNs > 0) {
+        t.true(Math.abs(medium.accessNs + medium.waitNs - medium.arrivedNs!) < 500e6);
+      }
+      const received = trace.received!;
+      t.true(received.length >= 2);
+      t.true(received.at(-1)!.bytes >= 128 * 1024);
+      t.is(trace.lost, undefined);
+      t.deepEqual(
+        await readdir(traces).then((names) => names.filter((n) => !n.endsWith('.json'))),
+        [],
+      );
+      const listed = await stage.json<{ traces: { group: string; files: number }[] }>([
+        'trace',
+        'ls',
+      ]);
+      t.like(listed.traces[0], { group: 'shop', files: 4 });
+    },
+  );
 }
 
-test('who reads large files from start to end is believed to go on, and is not held up', async (t) => {
-  const stage = await Stage.open(t);
-  const tree = join(stage.dir, 'tree');
-  await mkdir(tree);
-  const names = ['a', 'b', 'c', 'd', 'e'];
-  for (const name of names) await writeFile(join(tree, name), Buffer.alloc(2 * MIB + 5, name));
-  const tar = join(stage.dir, 'large.tar');
-  await must('tar', ['-C', tree, '-cf', tar, '.']);
-  await stage.serve();
-  await stage.addImage(`rootfs:${tar}`, 'large:1');
-  const dir = await stage.mount('large:1', ['--rw', 'off', '--wait']);
-  await stage.must(['trace', 'on', dir]);
-  await must(
-    'cat',
-    ['a', 'b', 'c'].map((name) => join(dir, name)),
-  );
-  // Another process: nothing is known of it.
-  await readAt(join(dir, 'd'), MIB, 4096);
-  await must('dd', [`if=${join(dir, 'e')}`, 'of=/dev/null', 'bs=4096', 'count=1', 'status=none']);
-  await stage.must(['trace', 'off', dir]);
-  const trace = await theTrace(t, join(stage.root, 'traces'));
-  const seen = (name: string) =>
-    item(trace, name).ranges?.map(({ offsetBytes, lengthBytes }) => [offsetBytes, lengthBytes]);
-  const whole = [
-    [0, MIB],
-    [MIB, MIB],
-    [2 * MIB, 5],
-  ];
-  t.deepEqual(seen('a'), whole);
-  t.deepEqual(seen('b'), whole);
-  t.is(seen('c'), undefined, 'counts as read by its open');
-  t.deepEqual(seen('d'), [[MIB, 65_536]]);
-  t.deepEqual(seen('e'), [[0, 65_536]]);
-});
+test.serial(
+  'who reads large files from start to end is believed to go on, and is not held up',
+  async (t) => {
+    const stage = await Stage.open(t);
+    const tree = join(stage.dir, 'tree');
+    await mkdir(tree);
+    const names = ['a', 'b', 'c', 'd', 'e'];
+    for (const name of names) await writeFile(join(tree, name), Buffer.alloc(2 * MIB + 5, name));
+    const tar = join(stage.dir, 'large.tar');
+    await must('tar', ['-C', tree, '-cf', tar, '.']);
+    await stage.serve();
+    await stage.addImage(`rootfs:${tar}`, 'large:1');
+    const dir = await stage.mount('large:1', ['--rw', 'off', '--wait']);
+    await stage.must(['trace', 'on', dir]);
+    await must(
+      'cat',
+      ['a', 'b', 'c'].map((name) => join(dir, name)),
+    );
+    // Another process: nothing is known of it.
+    await readAt(join(dir, 'd'), MIB, 4096);
+    await must('dd', [`if=${join(dir, 'e')}`, 'of=/dev/null', 'bs=4096', 'count=1', 'status=none']);
+    await stage.must(['trace', 'off', dir]);
+    const trace = await theTrace(t, join(stage.root, 'traces'));
+    const seen = (name: string) =>
+      item(trace, name).ranges?.map(({ offsetBytes, lengthBytes }) => [offsetBytes, lengthBytes]);
+    const whole = [
+      [0, MIB],
+      [MIB, MIB],
+      [2 * MIB, 5],
+    ];
+    t.deepEqual(seen('a'), whole);
+    t.deepEqual(seen('b'), whole);
+    t.is(seen('c'), undefined, 'counts as read by its open');
+    t.deepEqual(seen('d'), [[MIB, 65_536]]);
+    t.deepEqual(seen('e'), [[0, 65_536]]);
+  },
+);
 
-test('trace on and off on a live mount: a run each time, and ranges of files that are there', async (t) => {
-  const { stage, image, traces } = await small(t);
-  const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
-  await must('cat', [join(dir, image.small[0]!)]);
-  const [on] = await stage.json<object[]>(['trace', 'on', dir, '--group', 'live']);
-  t.like(on, { directory: dir, group: 'live', path: null });
-  t.is((await stage.mountStatus(dir)).trace, 'live');
-  await must('cat', [join(dir, image.small[0]!)]);
-  await readAt(join(dir, image.large), 3 * MIB, 4096);
-  const [off] = await stage.json<{ path: string }[]>(['trace', 'off']);
-  t.is((await stage.mountStatus(dir)).trace, null);
-  await must('cat', [join(dir, image.small[1]!)]);
-  const first = await loadTrace(off!.path);
-  t.is(first.group, 'live');
-  t.deepEqual(
-    first.seq.map(({ path }) => path),
-    [image.small[0], image.large],
-  );
-  t.deepEqual(
-    first.seq.map(({ waitNs, arrivedNs }) => [waitNs, arrivedNs]),
-    [
-      [0, 0],
-      [0, 0],
-    ],
-  );
-  t.deepEqual(
-    item(first, image.large).ranges!.map((r) => [r.offsetBytes, r.lengthBytes]),
-    [[3 * MIB, 65_536]],
-  );
-  // Another one, which ends with the mount.
-  await stage.must(['trace', 'on', dir]);
-  await must('cat', [join(dir, image.small[1]!)]);
-  await stage.must(['umount', dir]);
-  const { traces: all } = await loadTraces(traces);
-  t.deepEqual(all.map(({ tracer }) => tracer.group).sort(), ['default', 'live']);
+test.serial(
+  'trace on and off on a live mount: a run each time, and ranges of files that are there',
+  async (t) => {
+    const { stage, image, traces } = await small(t);
+    const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
+    await must('cat', [join(dir, image.small[0]!)]);
+    const [on] = await stage.json<object[]>(['trace', 'on', dir, '--group', 'live']);
+    t.like(on, { directory: dir, group: 'live', path: null });
+    t.is((await stage.mountStatus(dir)).trace, 'live');
+    await must('cat', [join(dir, image.small[0]!)]);
+    await readAt(join(dir, image.large), 3 * MIB, 4096);
+    const [off] = await stage.json<{ path: string }[]>(['trace', 'off']);
+    t.is((await stage.mountStatus(dir)).trace, null);
+    await must('cat', [join(dir, image.small[1]!)]);
+    const first = await loadTrace(off!.path);
+    t.is(first.group, 'live');
+    t.deepEqual(
+      first.seq.map(({ path }) => path),
+      [image.small[0], image.large],
+    );
+    t.deepEqual(
+      first.seq.map(({ waitNs, arrivedNs }) => [waitNs, arrivedNs]),
+      [
+        [0, 0],
+        [0, 0],
+      ],
+    );
+    t.deepEqual(
+      item(first, image.large).ranges!.map((r) => [r.offsetBytes, r.lengthBytes]),
+      [[3 * MIB, 65_536]],
+    );
+    // Another one, which ends with the mount.
+    await stage.must(['trace', 'on', dir]);
+    await must('cat', [join(dir, image.small[1]!)]);
+    await stage.must(['umount', dir]);
+    const { traces: all } = await loadTraces(traces);
+    t.deepEqual(all.map(({ tracer }) => tracer.group).sort(), ['default', 'live']);
 
-  const nothing = await stage.run(['trace', 'on', dir]);
-  t.not(nothing.code, 0);
-  t.regex(nothing.stderr, /not mounted by firstlight/);
-});
+    const nothing = await stage.run(['trace', 'on', dir]);
+    t.not(nothing.code, 0);
+    t.regex(nothing.stderr, /not mounted by firstlight/);
+  },
+);
 
-test('a run that saw nothing leaves nothing; a bad group is refused', async (t) => {
+test.serial('a run that saw nothing leaves nothing; a bad group is refused', async (t) => {
   const { stage, traces } = await small(t);
   const dir = await stage.mount('small:1', ['--trace', 'idle', '--wait']);
   await stage.must(['umount', dir]);
@@ -186,7 +196,7 @@ test('a run that saw nothing leaves nothing; a bad group is refused', async (t) 
   t.deepEqual((await stage.status()).mounts, []);
 });
 
-test('a mount that cannot be recorded is not made, and says why', async (t) => {
+test.serial('a mount that cannot be recorded is not made, and says why', async (t) => {
   const { stage, traces } = await small(t);
   await stage.must(['ls']);
   await rm(traces, { recursive: true, force: true });
@@ -200,34 +210,37 @@ test('a mount that cannot be recorded is not made, and says why', async (t) => {
   await stage.must(['mount', 'small:1', dir]);
 });
 
-test('kill -9 of the daemon: the next one saves what was recorded until the last second', async (t) => {
-  const { stage, image, traces } = await small(t);
-  const dir = await stage.mount('small:1', ['--rw', 'off', '--trace', 'killed', '--wait']);
-  for (const path of image.small.slice(0, 20)) await must('cat', [join(dir, path)]);
-  await readAt(join(dir, image.large), 5 * MIB, 4096);
-  await sleep(1000);
-  const pid = await stage.daemonPid();
-  process.kill(pid, 'SIGKILL');
-  await until('the daemon has ended', async () => {
-    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
-    return stat === undefined || / Z /.test(stat);
-  });
-  t.deepEqual(
-    (await readdir(traces)).filter((name) => name.endsWith('.json')),
-    [],
-  );
-  await stage.must(['mount', 'small:1', dir, '--rw', 'off']);
-  const trace = await theTrace(t, traces);
-  t.true(trace.recovered);
-  t.is(trace.group, 'killed');
-  t.deepEqual(
-    trace.seq.map(({ path }) => path),
-    [...image.small.slice(0, 20), image.large],
-  );
-  t.is(item(trace, image.large).ranges![0]!.offsetBytes, 5 * MIB);
-});
+test.serial(
+  'kill -9 of the daemon: the next one saves what was recorded until the last second',
+  async (t) => {
+    const { stage, image, traces } = await small(t);
+    const dir = await stage.mount('small:1', ['--rw', 'off', '--trace', 'killed', '--wait']);
+    for (const path of image.small.slice(0, 20)) await must('cat', [join(dir, path)]);
+    await readAt(join(dir, image.large), 5 * MIB, 4096);
+    await sleep(1000);
+    const pid = await stage.daemonPid();
+    process.kill(pid, 'SIGKILL');
+    await until('the daemon has ended', async () => {
+      const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+      return stat === undefined || / Z /.test(stat);
+    });
+    t.deepEqual(
+      (await readdir(traces)).filter((name) => name.endsWith('.json')),
+      [],
+    );
+    await stage.must(['mount', 'small:1', dir, '--rw', 'off']);
+    const trace = await theTrace(t, traces);
+    t.true(trace.recovered);
+    t.is(trace.group, 'killed');
+    t.deepEqual(
+      trace.seq.map(({ path }) => path),
+      [...image.small.slice(0, 20), image.large],
+    );
+    t.is(item(trace, image.large).ranges![0]!.offsetBytes, 5 * MIB);
+  },
+);
 
-test('a descriptor that outlives a detached mount does not hold its trace up', async (t) => {
+test.serial('a descriptor that outlives a detached mount does not hold its trace up', async (t) => {
   const { stage, image, traces } = await small(t);
   const dir = await stage.mount('small:1', ['--rw', 'off', '--trace', 'lazy', '--wait']);
   const holder = await open(join(dir, image.small[5]!), 'r');
@@ -243,7 +256,7 @@ test('a descriptor that outlives a detached mount does not hold its trace up', a
   }
 });
 
-test('run --trace records a container from its first file to its end', async (t) => {
+test.serial('run --trace records a container from its first file to its end', async (t) => {
   const stage = await Stage.open(t);
   await stage.serve();
   await stage.addImage(`rootfs:${await busyboxImage(stage.dir)}`, 'tiny:1');

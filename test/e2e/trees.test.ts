@@ -5,8 +5,11 @@ import test from 'ava';
 import { compareTrees } from '../lib/compare-trees.ts';
 import { testImage } from '../lib/images.ts';
 
-test('layers: seven layers with whiteouts, opaque directories and every kind of entry', async (t) => {
-  t.timeout(280_000);
-  const image = await testImage('layers');
-  await compareTrees(t, `oci:${image}/oci:latest`, { tool: 'umoci', image, file: 'oci:latest' });
-});
+test.serial(
+  'layers: seven layers with whiteouts, opaque directories and every kind of entry',
+  async (t) => {
+    t.timeout(280_000);
+    const image = await testImage('layers');
+    await compareTrees(t, `oci:${image}/oci:latest`, { tool: 'umoci', image, file: 'oci:latest' });
+  },
+);

@@ -154,7 +154,7 @@ function dumpTree(s: Stage): string[] {
   return lines;
 }
 
-test('the kernel’s overlayfs shows what the tree wrote', async (t) => {
+test.serial('the kernel’s overlayfs shows what the tree wrote', async (t) => {
   t.log(`FIRSTLIGHT_SEED=${seed}`);
   const property = fc.asyncProperty(
     image,
@@ -212,7 +212,7 @@ function applyTo(directory: string, next: Operation): void {
   }
 }
 
-test('the tree shows what the kernel’s overlayfs wrote', async (t) => {
+test.serial('the tree shows what the kernel’s overlayfs wrote', async (t) => {
   t.log(`FIRSTLIGHT_SEED=${seed}`);
   const property = fc.asyncProperty(
     image,

@@ -44,26 +44,29 @@ const waiting = (stage: Stage, dir: string) =>
     everyMs: 100,
   });
 
-test('a read of a file that has not arrived waits, and then gives its content', async (t) => {
-  const { stage, image } = await world(t, '20mbit');
-  const dir = await stage.mount('small:1', ['--rw', 'off']);
-  for (const path of [image.large, image.medium, ...image.small.slice(-3)]) {
-    const read = await run('cat', [join(dir, path)]);
-    t.is(read.code, 0, read.stderr);
-    t.is(sha256(read.stdout), image.files.get(path)!.sha256, path);
-  }
-  const { stats, transfer } = await stage.mountStatus(dir);
-  t.true(stats!.waits > 0, 'at least the first of them had to wait');
-  t.true(stats!.waitedMs > 0);
-  // 12 MB at 20 Mbit/s are 4.8 s: whatever came before the mount, it cannot all have been there.
-  t.true(transfer.bytes > 15_000_000);
-});
+test.serial(
+  'a read of a file that has not arrived waits, and then gives its content',
+  async (t) => {
+    const { stage, image } = await world(t, '20mbit');
+    const dir = await stage.mount('small:1', ['--rw', 'off']);
+    for (const path of [image.large, image.medium, ...image.small.slice(-3)]) {
+      const read = await run('cat', [join(dir, path)]);
+      t.is(read.code, 0, read.stderr);
+      t.is(sha256(read.stdout), image.files.get(path)!.sha256, path);
+    }
+    const { stats, transfer } = await stage.mountStatus(dir);
+    t.true(stats!.waits > 0, 'at least the first of them had to wait');
+    t.true(stats!.waitedMs > 0);
+    // 12 MB at 20 Mbit/s are 4.8 s: whatever came before the mount, it cannot all have been there.
+    t.true(transfer.bytes > 15_000_000);
+  },
+);
 
 for (const [kind, pick] of [
   ['an open of a small file', (image: SmallImage) => image.small.at(-1)!],
   ['a read of a large file', (image: SmallImage) => image.large],
 ] as const) {
-  test(`${kind} that waits ends within a second of kill -9`, async (t) => {
+  test.serial(`${kind} that waits ends within a second of kill -9`, async (t) => {
     const it = await world(t);
     const dir = await mountStalled(it);
     const reader = new Background(it.reader, ['read', join(dir, pick(it.image))], {
@@ -81,26 +84,29 @@ for (const [kind, pick] of [
     });
   });
 
-  test(`${kind} that waits is not disturbed by a signal that the program handles`, async (t) => {
-    const it = await world(t);
-    const dir = await mountStalled(it);
-    const path = pick(it.image);
-    const reader = new Background(it.reader, ['read', join(dir, path)], { env: it.stage.env });
-    await waiting(it.stage, dir);
-    for (let i = 0; i < 3; i += 1) {
-      reader.child.kill('SIGUSR1');
-      await sleep(150);
-    }
-    t.true(reader.running);
-    it.proxy.limit(0);
-    it.proxy.flow();
-    const ended = await reader.ended;
-    t.is(ended.code, 0, ended.stderr);
-    t.is(sha256(ended.stdout), it.image.files.get(path)!.sha256);
-    t.regex(ended.stderr, /done, signals: [1-3]/);
-  });
+  test.serial(
+    `${kind} that waits is not disturbed by a signal that the program handles`,
+    async (t) => {
+      const it = await world(t);
+      const dir = await mountStalled(it);
+      const path = pick(it.image);
+      const reader = new Background(it.reader, ['read', join(dir, path)], { env: it.stage.env });
+      await waiting(it.stage, dir);
+      for (let i = 0; i < 3; i += 1) {
+        reader.child.kill('SIGUSR1');
+        await sleep(150);
+      }
+      t.true(reader.running);
+      it.proxy.limit(0);
+      it.proxy.flow();
+      const ended = await reader.ended;
+      t.is(ended.code, 0, ended.stderr);
+      t.is(sha256(ended.stdout), it.image.files.get(path)!.sha256);
+      t.regex(ended.stderr, /done, signals: [1-3]/);
+    },
+  );
 
-  test(`${kind} that waits ends on SIGTERM that came after a handled signal`, async (t) => {
+  test.serial(`${kind} that waits ends on SIGTERM that came after a handled signal`, async (t) => {
     const it = await world(t);
     const dir = await mountStalled(it);
     const reader = new Background(it.reader, ['read', join(dir, pick(it.image))], {
@@ -115,30 +121,33 @@ for (const [kind, pick] of [
   });
 }
 
-test('with the server gone a read fails after its bound, and says so in the log', async (t) => {
-  const stage = await Stage.open(t);
-  const image = await smallImage(stage.dir);
-  const server = await stage.serve({ rate: '4mbit' });
-  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
-  const dir = await stage.mount('small:1', ['--rw', 'off', '--wait-timeout', '3s']);
-  await server.process.kill('SIGKILL');
+test.serial(
+  'with the server gone a read fails after its bound, and says so in the log',
+  async (t) => {
+    const stage = await Stage.open(t);
+    const image = await smallImage(stage.dir);
+    const server = await stage.serve({ rate: '4mbit' });
+    await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+    const dir = await stage.mount('small:1', ['--rw', 'off', '--wait-timeout', '3s']);
+    await server.process.kill('SIGKILL');
 
-  const large = await run('cat', [join(dir, image.large)], { timeoutMs: 20_000 });
-  t.is(large.code, 1);
-  t.regex(large.stderr, /Input\/output error/);
-  t.true(large.ms > 2500 && large.ms < 6000, `a large file: after ${large.ms} ms`);
-  const late = image.small.at(-1)!;
-  const small = await run('cat', [join(dir, late)], { timeoutMs: 20_000 });
-  if (small.code === 0) t.log(`${late} had arrived before the server was killed`);
-  else t.true(small.ms > 2500 && small.ms < 6000, `a small file: after ${small.ms} ms`);
-  const log = await readFile(join(stage.root, 'daemon.log'), 'utf8');
-  t.regex(log, /"level":(40|50).*wait/i);
-  const { transfer } = await stage.mountStatus(dir);
-  t.is(transfer.state, 'retrying');
-  t.truthy(transfer.error);
-});
+    const large = await run('cat', [join(dir, image.large)], { timeoutMs: 20_000 });
+    t.is(large.code, 1);
+    t.regex(large.stderr, /Input\/output error/);
+    t.true(large.ms > 2500 && large.ms < 6000, `a large file: after ${large.ms} ms`);
+    const late = image.small.at(-1)!;
+    const small = await run('cat', [join(dir, late)], { timeoutMs: 20_000 });
+    if (small.code === 0) t.log(`${late} had arrived before the server was killed`);
+    else t.true(small.ms > 2500 && small.ms < 6000, `a small file: after ${small.ms} ms`);
+    const log = await readFile(join(stage.root, 'daemon.log'), 'utf8');
+    t.regex(log, /"level":(40|50).*wait/i);
+    const { transfer } = await stage.mountStatus(dir);
+    t.is(transfer.state, 'retrying');
+    t.truthy(transfer.error);
+  },
+);
 
-test('with the server back a waiting read succeeds, and the transfer resumes', async (t) => {
+test.serial('with the server back a waiting read succeeds, and the transfer resumes', async (t) => {
   const stage = await Stage.open(t);
   const image = await smallImage(stage.dir);
   const first = await stage.serve({ rate: '16mbit' });

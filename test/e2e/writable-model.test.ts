@@ -5,7 +5,7 @@ import { modelTest } from '../posix/model-run.ts';
 import { wantedSubjects } from '../posix/subject.ts';
 
 if (wantedSubjects().includes('fuse')) {
-  test('2.5 `--rw fuse` behaves as a plain directory does, on a few trees', async (t) => {
+  test.serial('2.5 `--rw fuse` behaves as a plain directory does, on a few trees', async (t) => {
     await modelTest(t, {
       reference: 'plain',
       subject: 'fuse',

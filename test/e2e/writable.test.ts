@@ -39,7 +39,7 @@ test.after.always(async (t) => {
 
 for (const subject of SUBJECTS) {
   for (const clause of CLAUSES) {
-    test(`${subject}: ${clause.id} ${clause.title}`, async (t) => {
+    test.serial(`${subject}: ${clause.id} ${clause.title}`, async (t) => {
       t.deepEqual(await runClause(clause, prepared.get(subject)!), []);
     });
   }

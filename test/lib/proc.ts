@@ -32,6 +32,11 @@ export class Background {
   #stdout: Buffer[] = [];
   #stderr: Buffer[] = [];
 
+  /** Pieces of output so far. */
+  get #chunks(): number {
+    return this.#stdout.length + this.#stderr.length;
+  }
+
   /** With `keepInput`, standard input is a pipe that stays open: `child.stdin`. */
   constructor(
     command: string,
@@ -60,6 +65,11 @@ export class Background {
     const [code, signal] = await Promise.race([exited, failed]);
     const ms = performance.now() - this.startedAt;
     await Promise.race([closed, sleep(200, undefined, { ref: false })]);
+    // On a busy machine all that time may have passed without a look at the pipes.
+    for (let seen = -1; seen !== this.#chunks; ) {
+      seen = this.#chunks;
+      await new Promise((looked) => setImmediate(looked));
+    }
     return { code, signal, stdout: Buffer.concat(this.#stdout), stderr: this.stderr, ms };
   }
 

@@ -157,6 +157,18 @@ export class Stage {
     return daemon.pid;
   }
 
+  /** Waits until no daemon runs: one that is just ending says so, and is still there. */
+  async daemonEnded(): Promise<void> {
+    await until('the daemon has ended', async () => {
+      const { code, stdout, stderr } = await this.run(['status', '--json']);
+      if (code === 6 && stderr.includes('the daemon is ending')) return false;
+      if (code !== 0) throw new Error(`status ended with ${code}: ${stderr}`);
+      return (
+        (JSON.parse(stdout.toString('utf8')) as { daemon: DaemonStatus | null }).daemon === null
+      );
+    });
+  }
+
   /** Mounts an image; its directory. */
   async mount(image: string, options: string[] = [], name = 'mnt'): Promise<string> {
     const dir = await this.mountPoint(name);

@@ -88,7 +88,7 @@ async function fillUp(t: ExecutionContext, kib: number, tar: Buffer): Promise<vo
   }
 }
 
-test('a disk that fills up at any stage of an intake', async (t) => {
+test.serial('a disk that fills up at any stage of an intake', async (t) => {
   const tar = await makeTar(
     Object.fromEntries(
       // Small and large contents: they are written in different ways.
@@ -143,9 +143,12 @@ async function reportFull(t: ExecutionContext, freeKib: number): Promise<boolean
   }
 }
 
-test('a disk that fills up while a trace is reported, or while the bundle in its order is made', async (t) => {
-  t.false(await reportFull(t, 0));
-  await reportFull(t, 8);
-  await reportFull(t, 32);
-  t.true(await reportFull(t, 1000));
-});
+test.serial(
+  'a disk that fills up while a trace is reported, or while the bundle in its order is made',
+  async (t) => {
+    t.false(await reportFull(t, 0));
+    await reportFull(t, 8);
+    await reportFull(t, 32);
+    t.true(await reportFull(t, 1000));
+  },
+);

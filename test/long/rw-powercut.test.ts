@@ -109,30 +109,33 @@ const CASES: Case[] = [
   },
 ];
 
-test('11.4 What was synced, by descriptor or with sync(2), survives a power cut, also where the first change of a file promoted it.', async (t) => {
-  const stage = await Stage.open(t);
-  const { cut, back } = await diskOf(stage);
-  await stage.serve();
-  await stage.addImage(`rootfs:${tar}`, 'small:1');
-  const directory = await stage.mount('small:1', ['--rw', 'fuse', '--wait']);
-  for (const { steps, sync = false, found } of CASES) {
-    // Each cut for itself: one commit of the journal takes along whatever came before it.
-    await must('sync', ['-f', stage.root]);
-    const before = await Interpreter.start(directory);
-    await before.must(steps);
-    // Of every filesystem of the machine, whoever else writes there.
-    if (sync) await must('sync', [], { timeoutMs: 240_000 });
-    await cut();
-    await before.close();
-    await back();
-    await stage.mount('small:1', ['--rw', 'fuse']);
-    const after = await Interpreter.start(directory);
-    const answers = await after.run(found.map(([command]) => command));
-    await after.close();
-    t.deepEqual(
-      answers,
-      found.map(([, answer]) => answer),
-      steps.join('; '),
-    );
-  }
-});
+test.serial(
+  '11.4 What was synced, by descriptor or with sync(2), survives a power cut, also where the first change of a file promoted it.',
+  async (t) => {
+    const stage = await Stage.open(t);
+    const { cut, back } = await diskOf(stage);
+    await stage.serve();
+    await stage.addImage(`rootfs:${tar}`, 'small:1');
+    const directory = await stage.mount('small:1', ['--rw', 'fuse', '--wait']);
+    for (const { steps, sync = false, found } of CASES) {
+      // Each cut for itself: one commit of the journal takes along whatever came before it.
+      await must('sync', ['-f', stage.root]);
+      const before = await Interpreter.start(directory);
+      await before.must(steps);
+      // Of every filesystem of the machine, whoever else writes there.
+      if (sync) await must('sync', [], { timeoutMs: 240_000 });
+      await cut();
+      await before.close();
+      await back();
+      await stage.mount('small:1', ['--rw', 'fuse']);
+      const after = await Interpreter.start(directory);
+      const answers = await after.run(found.map(([command]) => command));
+      await after.close();
+      t.deepEqual(
+        answers,
+        found.map(([, answer]) => answer),
+        steps.join('; '),
+      );
+    }
+  },
+);
