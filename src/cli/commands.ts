@@ -86,6 +86,7 @@ const MOUNT_SETTINGS: SettingKey[] = [
   'wait-timeout',
   'threads',
   'passthrough',
+  'opens',
   'idle',
 ];
 
@@ -416,6 +417,7 @@ export const COMMANDS: CommandSpec[] = [
       'wait-timeout',
       'threads',
       'passthrough',
+      'opens',
     ],
     flags: [
       { name: 'stop', text: 'unmount everything and end the daemon that runs' },

@@ -2,6 +2,7 @@
 import { closeSync, openSync, readFileSync, readlinkSync } from 'node:fs';
 import type { MountRequest, RwMode, SessionKind } from '../daemon/control.ts';
 import { FirstlightError } from '../errors/errors.ts';
+import type { OpensChoice } from '../fuse/opens.ts';
 import { formatPlatform, parsePlatform } from '../image/platform.ts';
 import type { OptionValues } from './commands.ts';
 import type { Context } from './context.ts';
@@ -104,6 +105,7 @@ export async function mountRequest(
     waitTimeoutMs: settings.ms('wait-timeout'),
     threads: settings.count('threads'),
     passthrough: settings.flag('passthrough'),
+    opens: settings.text('opens') as OpensChoice,
     wait: options.wait === true,
     // When the command was started, not when this line runs: the interpreter's start counts too.
     requestedAt: Math.round(performance.timeOrigin),

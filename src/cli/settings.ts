@@ -75,6 +75,12 @@ export const SETTINGS = {
     text: 'let the kernel read ready files by itself',
     default: 'true',
   },
+  opens: {
+    type: ['auto', 'seen'],
+    placeholder: 'MODE',
+    text: 'auto: files of a complete image are opened without asking; seen: traces can begin at any time',
+    default: 'auto',
+  },
   idle: {
     type: 'duration',
     placeholder: 'TIME',

@@ -4,7 +4,9 @@
 // daemon, the last of which holds `result` or `error`. HTTP was measured and left: importing
 // node:http costs a client 27 ms of the 60 ms that a command may take, node:net costs 3.
 import type { ErrorKind } from '../errors/errors.ts';
-import type { SessionFeatures, SessionStats } from '../native/index.ts';
+import type { OpensChoice } from '../fuse/opens.ts';
+import type { SessionStats } from '../native/index.ts';
+import type { MountFeatures } from '../tree/fs-instance.ts';
 import type { TreeStats } from '../tree/session.ts';
 
 /** How a mount can be written to. */
@@ -38,6 +40,8 @@ export interface MountRequest {
   /** Threads that answer the kernel; 0: one for each CPU, at most 4. */
   threads: number;
   passthrough: boolean;
+  /** Whether the kernel may come to open files alone; undefined: auto. */
+  opens?: OpensChoice;
   /** Stream progress, and end only when every byte has arrived. */
   wait: boolean;
   /** The mount ends with this connection, whatever ends the client. */
@@ -137,7 +141,7 @@ export interface MountStatus {
   bytes: number;
   headerBytes: number;
   transfer: TransferStatus;
-  features: SessionFeatures | null;
+  features: MountFeatures | null;
   stats: SessionStats | null;
   /** Of a mount with `--rw fuse`. */
   tree: TreeStats | null;

@@ -4,6 +4,7 @@
 import { readlink, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
+import type { OpensChoice } from '../fuse/opens.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
 import { deltaClientOf, type Receiver, useConnections } from '../receive/receiver.ts';
 import { SnapshotMetrics } from '../snapshots/metrics.ts';
@@ -61,6 +62,7 @@ export interface SnapshotterOptions {
   waitTimeoutMs: number;
   threads: number;
   passthrough: boolean;
+  opens: OpensChoice;
 }
 
 /** How often a `--follow` or `--wait` hears where things stand. */

@@ -318,8 +318,7 @@ export class MountTable {
     }
     const switched = await Promise.allSettled(
       chosen.map(async ({ instance, directory, request }) => {
-        const path = await instance.setOptimizerOff();
-        if (on) await instance.setOptimizerOn(group);
+        const path = on ? await instance.setOptimizerOn(group) : await instance.setOptimizerOff();
         return { directory, image: request.image, group: on ? group : null, path: path ?? null };
       }),
     );

@@ -29,6 +29,7 @@ const request = v.variant('op', [
     waitTimeoutMs: ms,
     threads: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(64)),
     passthrough: v.boolean(),
+    opens: v.exactOptional(v.picklist(['auto', 'seen'])),
     wait: v.boolean(),
     lease: v.exactOptional(
       v.object({

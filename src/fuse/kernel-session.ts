@@ -6,6 +6,7 @@ import {
   type NativeAddon,
   type NativeSession,
   native,
+  type Opens,
   type SessionFeatures,
   type SessionStats,
 } from '../native/index.ts';
@@ -27,6 +28,8 @@ export interface KernelSessionOptions {
   threads?: number;
   /** false: do without passthrough, as on a kernel that lacks it. */
   passthrough?: boolean;
+  /** The kernel may be left to open files alone, where the tree says so (opens.ts). */
+  unseenOpens?: boolean;
   /** Other users may look into the mount; containers need it. */
   allowOther?: boolean;
   /** Addon and tree's thread to use; tests give others. */
@@ -44,10 +47,12 @@ export class KernelSession implements Session {
   readonly #session: NativeSession;
   /** Of a writable session. */
   readonly #tree: TreeLink | undefined;
+  readonly #unseenOpens: boolean;
 
   constructor(template: Template, request: SessionRequest, options: KernelSessionOptions = {}) {
     this.#template = template;
     this.#mountPoint = request.mountPoint;
+    this.#unseenOpens = options.unseenOpens === true && request.writable === undefined;
     this.#tree = request.writable && new TreeLink(template, request, options.treeThread);
     const { Session: NativeSession } = options.addon ?? native();
     this.#session = new NativeSession(template.native, {
@@ -121,6 +126,10 @@ export class KernelSession implements Session {
   /** Counters of the tree; undefined of a read-only session. */
   treeStats(): TreeStats | undefined {
     return this.#tree?.stats();
+  }
+
+  setOpens(opens: Opens): boolean {
+    return this.#unseenOpens ? this.#session.setOpens(opens) : true;
   }
 
   setTracing(on: boolean): void {

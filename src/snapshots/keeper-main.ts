@@ -4,7 +4,7 @@
 import { chmod, mkdir, rm } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { makeLogger } from '../log/log.ts';
-import { type NativeSession, type NativeTemplate, native } from '../native/index.ts';
+import { type NativeSession, type NativeTemplate, native, type Opens } from '../native/index.ts';
 import { MNT_DETACH, mountAt, readMounts } from '../store/mounts.ts';
 import {
   decodeNumbers,
@@ -32,6 +32,8 @@ interface Image {
   mountPoint?: string;
   /** As /proc/mounts shows it. */
   source?: string;
+  /** What is to become of opens, as told last. */
+  opens?: Opens | undefined;
   /** Requests that look whether it is mounted still: its tables stay open for them. */
   looking: number;
   /** Parts that were waited for, by content, until it is whole. */
@@ -87,6 +89,11 @@ function mark({ image: digest, what, numbers, errno }: MarkMessage): void {
   }
 }
 
+function setOpens(image: Image, opens: Opens): void {
+  image.opens = opens;
+  image.session?.setOpens(opens);
+}
+
 function wanted(digest: string, image: Image, content: number, first: number, last: number): void {
   const known = image.wants.get(content) ?? { first, last };
   const all = { first: Math.min(first, known.first), last: Math.max(last, known.last) };
@@ -135,7 +142,8 @@ async function lookMounted(digest: string, image: Image): Promise<Image> {
     const isMounted = mountAt(await readMounts(), mountPoint)?.source === source;
     const present = images.get(digest);
     if (present !== undefined && (isMounted || present !== image)) return present;
-    const next: Image = { template: image.template, wants: new Map(), sent: '', looking: 0 };
+    const { template, opens } = image;
+    const next: Image = { template, opens, wants: new Map(), sent: '', looking: 0 };
     images.set(digest, next);
     // Else its session has ended meanwhile.
     if (present === image) detached.set(image, digest);
@@ -165,8 +173,11 @@ async function startSession(
       forget(digest, image);
     },
   });
+  session.setOpens(image.opens ?? options.opens);
   const features = await session.start();
   image.session = session;
+  // It may have been told anew meanwhile.
+  if (image.opens !== undefined) setOpens(image, image.opens);
   log.info({ image: digest, mountPoint: options.mountPoint }, 'mounted');
   return features;
 }
@@ -174,6 +185,8 @@ async function startSession(
 async function mount(digest: string, options: KeptMountOptions): Promise<SessionFeatures> {
   const open = images.get(digest);
   if (open === undefined) throw new Error(`${digest} is not open`);
+  // Before what is said after the request is heard.
+  setOpens(open, options.opens);
   const image = await lookMounted(digest, open);
   if (image.features === undefined) {
     image.mountPoint = options.mountPoint;
@@ -228,6 +241,10 @@ function handle(socket: Socket, request: KeeperRequest): void {
   }
   if (request.op === 'mark') {
     mark(request);
+    return;
+  }
+  if (request.op === 'opens') {
+    for (const image of imagesOf(request.image)) setOpens(image, request.opens);
     return;
   }
   const { seq } = request;

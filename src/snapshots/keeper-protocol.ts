@@ -4,14 +4,14 @@
 // The keeper is a process that answers the kernel for the images that containerd's containers stand on, and
 // does nothing else: it outlives the daemon, which can be stopped, killed or replaced while containers run.
 // The daemon fetches; it tells the keeper what has arrived and hears from it what is waited for.
-import type { SessionFeatures, SessionStats, TemplateOptions } from '../native/index.ts';
+import type { Opens, SessionFeatures, SessionStats, TemplateOptions } from '../native/index.ts';
 
 /**
  * Raised with every change that the other side would not understand. A keeper of another version is left alone
  * with what it has mounted: containers go on reading what has arrived, and nothing more arrives in it. A keeper of
  * this version is started beside it, and mounts images anew for containers that start from then on.
  */
-export const KEEPER_VERSION = 1;
+export const KEEPER_VERSION = 2;
 
 /** How an image is to be mounted. */
 export interface KeptMountOptions {
@@ -20,6 +20,7 @@ export interface KeptMountOptions {
   threads: number;
   waitTimeoutMs: number;
   passthrough: boolean;
+  opens: Opens;
 }
 
 /** Marks of contents or parts; the numbers as little-endian u32 in base64. */
@@ -38,6 +39,8 @@ export type KeeperRequest =
   /** Opens the tables of an image; nothing happens where they are open. */
   | { op: 'open'; image: string; places: TemplateOptions }
   | MarkMessage
+  /** What is to become of opens, as in `mount`. */
+  | { op: 'opens'; image: string; opens: Opens }
   /** Mounts; answered by its features. One that is mounted stays as it is. */
   | { op: 'mount'; seq: number; image: string; options: KeptMountOptions }
   | { op: 'unmount'; seq: number; image: string; detach: boolean }

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import type { Toc } from '../delta/toc.ts';
+import { OPENS } from '../native/index.ts';
 import { ContentStates } from '../tree/content-states.ts';
 import { type ContentMarks, Template } from '../tree/template.ts';
 import { Keeper } from './keeper.ts';
@@ -23,11 +24,19 @@ const TOC = {
   contentOfPart: (part: number) => Math.min(part, 2),
 } as unknown as Toc;
 
+/** What a keeper hears, as far as tests look at it. */
+interface Told {
+  seq: number;
+  op: string;
+  opens?: number;
+  options?: { opens: number };
+}
+
 /** A process that listens where a keeper does, and answers hello in its way. */
 async function peer(
   t: ExecutionContext,
   path: string,
-  answer: (seq: number, op: string) => object | object[] | undefined,
+  answer: (seq: number, op: string, request: Told) => object | object[] | undefined,
 ) {
   let greeted = 0;
   const open = new Set<Socket>();
@@ -40,8 +49,8 @@ async function peer(
     socket.on('data', (chunk: string) => {
       for (const line of lines.take(chunk)) {
         greeted++;
-        const { seq, op } = JSON.parse(line) as { seq: number; op: string };
-        const messages = [answer(seq, op) ?? []].flat();
+        const request = JSON.parse(line) as Told;
+        const messages = [answer(request.seq, request.op, request) ?? []].flat();
         // In one piece, as what is said at one moment arrives.
         socket.write(messages.map((message) => `${JSON.stringify(message)}\n`).join(''));
       }
@@ -111,6 +120,39 @@ test('an end that is told before a mount is made is not the end of that mount; o
   await mount();
   t.is(ends, 1);
   await keeper.close();
+});
+
+test('a mount in the keeper is told of opens with the mount and after it, unless they are to stay seen', async (t) => {
+  for (const unseenOpens of [true, false]) {
+    const directory = await mkdtemp(join(tmpdir(), 'firstlight-keeper-'));
+    t.teardown(() => rm(directory, { recursive: true }));
+    const path = join(directory, 'keeper.sock');
+    const said: unknown[] = [];
+    await peer(t, path, (seq, op, request) => {
+      if (op === 'opens' || op === 'mount')
+        said.push([op, request.opens ?? request.options?.opens]);
+      if (op === 'hello') return { seq, result: { version: KEEPER_VERSION, pid: 1, mounts: [] } };
+      if (op === 'mount') return { seq, result: {} };
+      return op === 'end' ? { seq, result: null } : undefined;
+    });
+    const log = pino({ level: 'silent' });
+    const logFile = join(directory, 'log');
+    const options = { socket: path, logFile, threads: 1, passthrough: true, unseenOpens, log };
+    const keeper = new Keeper(options);
+    const template = { digest: 'sha256:1', places: {}, follow: () => () => undefined };
+    const request = { mountPoint: '/mnt', source: 'sha256:1', waitTimeoutMs: 1, onClosed: () => 0 };
+    const session = keeper.sessions(template as never, request as never);
+    t.true(session.setOpens?.(OPENS.Cached));
+    await session.start();
+    t.true(session.setOpens?.(OPENS.Unseen));
+    // Answered after all that was said before.
+    await keeper.close();
+    const told = [
+      ['mount', OPENS.Cached],
+      ['opens', OPENS.Unseen],
+    ];
+    t.deepEqual(said, unseenOpens ? told : [['mount', OPENS.Seen]]);
+  }
 });
 
 test('numbers travel as they are', (t) => {

@@ -9,9 +9,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
-import { NO_STATS, native, type SessionFeatures, type SessionStats } from '../native/index.ts';
+import {
+  NO_STATS,
+  native,
+  OPENS,
+  type Opens,
+  type SessionFeatures,
+  type SessionStats,
+} from '../native/index.ts';
 import { MNT_DETACH } from '../store/mounts.ts';
-import type { Accesses, Session, SessionFactory, SessionRequest } from '../tree/session.ts';
+import type { SessionFactory, SessionRequest } from '../tree/session.ts';
 import type { ContentMarks, Template } from '../tree/template.ts';
 import {
   encodeNumbers,
@@ -24,6 +31,7 @@ import {
   type MarkMessage,
 } from './keeper-protocol.ts';
 import { tryConnect } from './keeper-socket.ts';
+import { KeptSession } from './kept-session.ts';
 
 /** A keeper that was just started has so long to listen. */
 const START_MS = 20_000;
@@ -52,6 +60,8 @@ export interface KeeperOptions {
   logFile: string;
   threads: number;
   passthrough: boolean;
+  /** The kernel may be left to open files alone. */
+  unseenOpens?: boolean;
   log: Logger;
 }
 
@@ -271,7 +281,11 @@ export class Keeper {
     new KeptSession(this, template, request);
 
   /** Mounts an image, or takes over its mount where it is there. */
-  async mount(template: Template, request: SessionRequest): Promise<SessionFeatures> {
+  async mount(
+    template: Template,
+    request: SessionRequest,
+    opens: () => Opens = () => OPENS.Seen,
+  ): Promise<SessionFeatures> {
     await this.#connected();
     const { digest: image, places } = template;
     if (places === undefined) throw new FirstlightError('internal', 'the image is in no store');
@@ -293,6 +307,7 @@ export class Keeper {
       waitTimeoutMs,
       threads: lanes,
       passthrough,
+      opens: opens(),
     };
     try {
       return (await this.#ask({ op: 'mount', image, options }, onMounted)) as SessionFeatures;
@@ -319,6 +334,16 @@ export class Keeper {
       markFailed: (contents, errno) => mark('failed', contents, errno),
       clearFailed: (contents) => mark('clear', contents),
     };
+  }
+
+  /** Says what is to become of opens of an image that is mounted, or being mounted. */
+  setOpens(image: string, opens: Opens): void {
+    if (this.#listeners.has(image)) this.#send({ op: 'opens', image, opens });
+  }
+
+  /** False: opens are to stay seen. */
+  get unseenOpens(): boolean {
+    return this.#options.unseenOpens === true;
   }
 
   /** Unmounts an image. One that is gone is success. */
@@ -350,37 +375,5 @@ export class Keeper {
       this.#options.log.debug({ err: error }, 'the keeper did not answer');
     });
     this.#socket?.destroy();
-  }
-}
-
-/** One mount in the keeper, as the tree knows mounts. */
-class KeptSession implements Session {
-  readonly #keeper: Keeper;
-  readonly #template: Template;
-  readonly #request: SessionRequest;
-
-  constructor(keeper: Keeper, template: Template, request: SessionRequest) {
-    this.#keeper = keeper;
-    this.#template = template;
-    this.#request = request;
-  }
-
-  start(): Promise<SessionFeatures> {
-    return this.#keeper.mount(this.#template, this.#request);
-  }
-
-  unmount(detach: boolean): Promise<void> {
-    return this.#keeper.unmount(this.#template.digest, this.#request.mountPoint, detach);
-  }
-
-  stats(): SessionStats {
-    return this.#keeper.stats(this.#template.digest);
-  }
-
-  /** What containers read is recorded by the daemon's own mounts only. */
-  setTracing(): void {}
-
-  takeTrace(): Accesses {
-    return { accesses: [], lost: 0 };
   }
 }

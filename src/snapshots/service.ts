@@ -1,6 +1,7 @@
 // The snapshotter as the daemon runs it: its parts made and joined, in order and in reverse. What does not
 // live here: settings, the daemon's own mounts, and what any part does.
 import { join } from 'node:path';
+import { mayOpenAlone, type OpensChoice } from '../fuse/opens.ts';
 import { layersOf } from '../image/chain.ts';
 import type { Logger } from '../log/log.ts';
 import { deltaClientOf, type Receiver } from '../receive/receiver.ts';
@@ -34,6 +35,8 @@ export interface SnapshotServiceOptions {
   waitTimeoutMs: number;
   threads: number;
   passthrough: boolean;
+  /** Whether the kernel may come to open files alone. */
+  opens: OpensChoice;
   /** Opens an image; `release` gives it back. */
   open(ref: string, signal?: AbortSignal): Promise<Receiver>;
   release(receiver: Receiver): Promise<void>;
@@ -95,6 +98,7 @@ export class SnapshotService {
         logFile: join(directories.base, 'keeper.log'),
         threads: options.threads,
         passthrough: options.passthrough,
+        unseenOpens: mayOpenAlone(options.opens),
         log,
       });
       const trees = new Trees({

@@ -148,6 +148,7 @@ export async function snapshotter(
       waitTimeoutMs: 1000,
       threads: 1,
       passthrough: true,
+      opens: 'auto',
       open: (ref, signal) => Receiver.open(store, { server, ref, platform, log: LOG, signal }),
       release: (receiver) => receiver.close(),
       close: (receiver) => receiver.close(),

@@ -39,6 +39,7 @@ export class ContentStates implements NativeTemplate {
   readonly #waiters = new Map<number, Set<Waiter>>();
   #waiting = 0;
   #epoch = 0;
+  #ready = 0;
 
   constructor(toc: Toc) {
     this.#toc = toc;
@@ -83,6 +84,11 @@ export class ContentStates implements NativeTemplate {
     if (parts.length > 0) other.markParts(Uint32Array.from(parts));
     if (ready.length > 0) other.markReady(Uint32Array.from(ready));
     for (const [errno, contents] of failed) other.markFailed(Uint32Array.from(contents), errno);
+  }
+
+  /** True where every content can be read. */
+  get complete(): boolean {
+    return this.#ready === this.#states.length;
   }
 
   /** CONTENT_STATE of one content. */
@@ -171,6 +177,7 @@ export class ContentStates implements NativeTemplate {
 
   markReady(contents: Uint32Array): void {
     for (const content of contents) {
+      if (this.#states[content] !== CONTENT_STATE.RoLayer) this.#ready++;
       this.#states[content] = CONTENT_STATE.RoLayer;
       this.#failures.delete(content);
       this.#wake(content);
@@ -195,7 +202,10 @@ export class ContentStates implements NativeTemplate {
   markFailed(contents: Uint32Array, errno: number): void {
     let lost = false;
     for (const content of contents) {
-      lost ||= this.#states[content] === CONTENT_STATE.RoLayer;
+      if (this.#states[content] === CONTENT_STATE.RoLayer) {
+        lost = true;
+        this.#ready--;
+      }
       this.#states[content] = CONTENT_STATE.Failed;
       this.#failures.set(content, errno);
       this.#wake(content, errno);

@@ -6,7 +6,7 @@
 // Only mount(2) and umount2(2) are called on it, on pool threads, while native threads answer.
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
-import { native, type SessionFeatures, type SessionStats } from '../native/index.ts';
+import { native, OPENS, type SessionFeatures, type SessionStats } from '../native/index.ts';
 import { MNT_DETACH, UMOUNT_NOFOLLOW } from '../store/mounts.ts';
 import { type Mounter, mountOverlay } from './overlay.ts';
 import { OwnMount } from './own-mount.ts';
@@ -73,10 +73,16 @@ export interface FsInstanceStatus {
   optimizeGroup: string | undefined;
   /** ms since 1970; 0 before `start` has ended. */
   mountedAt: number;
-  features: SessionFeatures | undefined;
+  features: MountFeatures | undefined;
   stats: SessionStats | undefined;
   /** Of `rw: 'fuse'`. */
   tree: TreeStats | undefined;
+}
+
+/** What a mount's session does now. */
+export interface MountFeatures extends SessionFeatures {
+  /** `unseen`: the kernel opens files without asking, and nothing can be recorded. */
+  opens: 'seen' | 'unseen';
 }
 
 /** How a mount is taken down. */
@@ -104,6 +110,9 @@ export class FsInstance {
   /** Group to record for from the start. */
   #group: string | undefined;
   #recorder: Recorder | undefined;
+  /** A trace is being recorded, or is about to be. */
+  #isTraced = false;
+  #unwatchComplete: (() => void) | undefined;
   /** Turning recording on and off, one after the other. */
   #switching: Promise<unknown> = Promise.resolve();
   #teardown: Promise<void> | undefined;
@@ -194,6 +203,8 @@ export class FsInstance {
     this.#session = session;
     // Before the first request can come.
     if (this.#group !== undefined) await this.#record(this.#group);
+    else this.#tellOpens();
+    this.#unwatchComplete = template.watchComplete(() => this.#tellOpens());
     this.#features = await session.start();
     const own = await OwnMount.at(mountPoint);
     this.#undo.push(async ({ detach }) => {
@@ -273,6 +284,7 @@ export class FsInstance {
     }
     if (!this.#retained) return;
     this.#retained = false;
+    this.#unwatchComplete?.();
     // After the session: what waited at its end is in the trace.
     await this.#switch(() => this.#stopRecording()).catch((error: unknown) => {
       // The mount is down all the same, and the journal is kept for the next daemon.
@@ -282,19 +294,42 @@ export class FsInstance {
   }
 
   /**
+   * Opens are what traces are made of, and what reading costs most. So they are seen while a trace is recorded,
+   * and while contents arrive, which opens wait for; from then on the kernel opens alone, for good.
+   * @returns false where they are unseen already
+   */
+  #tellOpens(): boolean {
+    const unseen = this.#options.template.complete ? OPENS.Unseen : OPENS.Cached;
+    return this.#session?.setOpens?.(this.#isTraced ? OPENS.Seen : unseen) ?? true;
+  }
+
+  /**
    * Records this mount's accesses for a group, from the start where it has not begun, else from now
    * on. A run that is being recorded is finished first, and this one begins anew.
-   * @throws FirstlightError where the trace cannot be begun
+   * @returns path of the trace of the run before; undefined where there was none, or nothing seen
+   * @throws FirstlightError where the trace cannot be begun; 'unsupported' where opens are unseen
    */
-  setOptimizerOn(group: string): Promise<void> {
+  setOptimizerOn(group: string): Promise<string | undefined> {
     return this.#switch(async () => {
       if (this.#session === undefined && this.#mountedAt === 0) {
         this.#group = group;
-        return;
+        return undefined;
       }
-      await this.#stopRecording();
-      await this.#record(group);
+      try {
+        // Opens stay seen between the two.
+        const path = await this.#stopRecording();
+        await this.#record(group);
+        return path;
+      } catch (error) {
+        this.#endTraced();
+        throw error;
+      }
     });
+  }
+
+  #endTraced(): void {
+    this.#isTraced = false;
+    this.#tellOpens();
   }
 
   /**
@@ -303,7 +338,7 @@ export class FsInstance {
    * @throws FirstlightError where it cannot be written; its journal stays
    */
   setOptimizerOff(): Promise<string | undefined> {
-    return this.#switch(() => this.#stopRecording());
+    return this.#switch(() => this.#stopRecording().finally(() => this.#endTraced()));
   }
 
   /** Group that accesses are recorded for now. */
@@ -319,10 +354,18 @@ export class FsInstance {
   }
 
   async #record(group: string): Promise<void> {
-    const { traces, template, source, log } = this.#options;
+    const { traces, template, source, mountPoint, log } = this.#options;
     const session = this.#session;
     if (traces === undefined || session === undefined || !this.#retained) {
       throw new FirstlightError('unsupported', 'this mount cannot be recorded');
+    }
+    this.#isTraced = true;
+    if (!this.#tellOpens()) {
+      throw new FirstlightError(
+        'unsupported',
+        `nothing can be recorded of ${mountPoint}: the kernel opens its files without asking`,
+        { hint: 'mount it anew with --trace GROUP, or with --opens seen' },
+      );
     }
     const options = { sink: traces, group, image: source, template, session, log };
     this.#recorder = await Recorder.start(options);
@@ -341,6 +384,8 @@ export class FsInstance {
 
   status(): FsInstanceStatus {
     const { id, template, mountPoint, rw } = this.#options;
+    const stats = this.#session?.stats();
+    const opens = stats?.opensUnseen === true ? 'unseen' : 'seen';
     return {
       id,
       digest: template.digest,
@@ -348,8 +393,8 @@ export class FsInstance {
       rw,
       optimizeGroup: this.optimizeGroup,
       mountedAt: this.#mountedAt,
-      features: this.#features,
-      stats: this.#session?.stats(),
+      features: this.#features && { ...this.#features, opens },
+      stats,
       tree: this.#session?.treeStats?.(),
     };
   }

@@ -1,6 +1,6 @@
 // What a tree needs of whoever puts it before the kernel: src/fuse implements it, and so will the
 // portable session. The tree itself knows nothing of FUSE.
-import type { SessionFeatures, SessionStats } from '../native/index.ts';
+import type { Opens, SessionFeatures, SessionStats } from '../native/index.ts';
 import type { Template } from './template.ts';
 
 /** First open of a file, or first read of a part of a large one. */
@@ -49,6 +49,11 @@ export interface Session {
   stats(): SessionStats;
   /** undefined of a read-only session. */
   treeStats?(): TreeStats | undefined;
+  /**
+   * Says what is to become of opens, also before `start`. A session without it sees them all.
+   * @returns false where they are unseen already, for good
+   */
+  setOpens?(opens: Opens): boolean;
   /** Records first accesses from now on, as if nothing had been seen before; or stops. Also before `start`. */
   setTracing(on: boolean): void;
   /** What was recorded since the last call; also after the end. */

@@ -36,6 +36,7 @@ export class Template {
   #users = 1;
   readonly #watches = new Set<ArrivalWatch>();
   readonly #followers = new Set<ContentMarks>();
+  readonly #completeWatches = new Set<() => void>();
 
   /** @param twin  undefined: `states` stands for it */
   constructor(
@@ -116,8 +117,22 @@ export class Template {
   }
 
   #all(mark: (marks: ContentMarks) => void): void {
+    const { complete } = this.states;
     this.#both(mark);
     for (const follower of this.#followers) mark(follower);
+    if (complete === this.states.complete) return;
+    for (const changed of this.#completeWatches) changed();
+  }
+
+  /** True where every content can be read. */
+  get complete(): boolean {
+    return this.states.complete;
+  }
+
+  /** Tells each change of `complete` from now on until released. */
+  watchComplete(changed: () => void): () => void {
+    this.#completeWatches.add(changed);
+    return () => this.#completeWatches.delete(changed);
   }
 
   /** Gives somebody else the present state of all contents, and every mark from now on until released. */

@@ -4,6 +4,7 @@ import { closeSync, writeSync } from 'node:fs';
 import type { SnapshotterOptions } from '../../daemon/daemon.ts';
 import { logPath } from '../../daemon/paths.ts';
 import { FirstlightError } from '../../errors/errors.ts';
+import type { OpensChoice } from '../../fuse/opens.ts';
 import { splitHostsDirs } from '../../image/registry-hosts.ts';
 import { call } from '../client.ts';
 import type { OptionValues } from '../commands.ts';
@@ -49,6 +50,7 @@ function snapshotterOptions({ settings }: Context): SnapshotterOptions | undefin
     waitTimeoutMs: settings.ms('wait-timeout'),
     threads: settings.count('threads'),
     passthrough: settings.flag('passthrough'),
+    opens: settings.text('opens') as OpensChoice,
   };
 }
 

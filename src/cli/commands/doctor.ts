@@ -5,6 +5,7 @@ import {
   checkKernel,
   checkMountRight,
   checkNode,
+  checkOpens,
   checkOverlay,
   checkRoot,
   checkRuntime,
@@ -30,7 +31,7 @@ export async function run(context: Context): Promise<number> {
     }
     context.signal.throwIfAborted();
   };
-  add(checkNode(), checkKernel());
+  add(checkNode(), checkKernel(), checkOpens());
   const addon = await checkAddon();
   add(...addon);
   add(await checkMountRight());

@@ -30,7 +30,7 @@ export function describe(mount: MountStatus, now: number): string {
   ];
   if (stats !== null) {
     lines.push(
-      `  requests  ${stats.lookups} lookups, ${stats.opens} opens (${stats.passthroughOpens} passthrough), ${stats.reads} reads; ${stats.waits} waits of ${formatMs(stats.waitedMs)} in all, ${mount.waiting} now, ${stats.timeouts} timed out`,
+      `  requests  ${stats.lookups} lookups, ${stats.opens} opens (${stats.passthroughOpens} passthrough)${stats.opensUnseen ? ', unseen now' : ''}, ${stats.reads} reads; ${stats.waits} waits of ${formatMs(stats.waitedMs)} in all, ${mount.waiting} now, ${stats.timeouts} timed out`,
     );
   }
   if (transfer.error !== null) lines.push(`  error     ${transfer.error}`);

@@ -6,6 +6,7 @@ import { release } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { FirstlightError, toFirstlightError } from '../../errors/errors.ts';
+import { canOpenAlone } from '../../fuse/opens.ts';
 import { findProgram } from '../container/runtime.ts';
 import { mayMount } from '../mount-request.ts';
 
@@ -61,6 +62,14 @@ export function checkKernel(version: string = release()): Finding {
     return warn('kernel', version, '6.9 or newer reads ready files without a detour (passthrough)');
   }
   return fail('kernel', version, 'use Linux 5.10 or newer');
+}
+
+/** Whether files of a complete image can be opened without a detour. */
+export function checkOpens(version: string = release()): Finding {
+  if (canOpenAlone(version))
+    return ok('opens', 'the kernel opens files of complete images by itself');
+  const hint = 'Linux 6.18.3 or newer (of 6.12: 6.12.64) opens files of complete images by itself';
+  return warn('opens', 'every open is a request to the daemon', hint);
 }
 
 /** The interpreter. */

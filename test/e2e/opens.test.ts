@@ -1,0 +1,142 @@
+// Opens that the kernel makes alone, through the command line: when they begin to, what says so, and what
+// can be recorded then. The session alone is under test in test/native, the policy in src/tree.
+import { chmod, readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { canOpenAlone } from '../../src/fuse/opens.ts';
+import { loadTraces } from '../../src/trace/files.ts';
+import { Background, must, run, until } from '../lib/proc.ts';
+import { type SmallImage, smallImage } from '../lib/small-image.ts';
+import { Stage } from '../lib/stage.ts';
+
+// Elsewhere all opens are seen, whatever is asked for.
+const testHere = canOpenAlone() ? test.serial : test.serial.skip;
+
+async function small(
+  t: ExecutionContext,
+  rate?: string,
+): Promise<{ stage: Stage; image: SmallImage }> {
+  const stage = await Stage.open(t);
+  const image = await smallImage(stage.dir);
+  await stage.serve(rate === undefined ? {} : { rate });
+  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+  return { stage, image };
+}
+
+/** Every file of the image as a child process reads it. */
+async function readsRight(t: ExecutionContext, dir: string, image: SmallImage): Promise<void> {
+  const sums = await must('sh', ['-c', `cd ${dir} && find . -type f -exec sha256sum {} +`]);
+  const seen = sums.split('\n').flatMap((line) => (line === '' ? [] : [line.split('  ./')]));
+  const got = seen.map(([sum, path]) => `${path} ${sum}`).sort();
+  t.deepEqual(got, [...image.files].map(([path, { sha256 }]) => `${path} ${sha256}`).sort());
+}
+
+for (const rw of ['off', 'overlay']) {
+  testHere(`a complete image: one open comes, and is the last (rw ${rw})`, async (t) => {
+    const { stage, image } = await small(t);
+    const dir = await stage.mount('small:1', ['--rw', rw, '--wait']);
+    t.is((await stage.mountStatus(dir)).features?.opens, 'seen');
+    await readsRight(t, dir, image);
+    const { features, stats } = await stage.mountStatus(dir);
+    t.is(features?.opens, 'unseen');
+    t.is(stats?.opens, 1);
+    t.regex(await stage.must(['status', dir]), /1 opens \(0 passthrough\), unseen now/);
+    await readsRight(t, dir, image);
+    t.is((await stage.mountStatus(dir)).stats?.opens, 1);
+
+    const late = await stage.run(['trace', 'on', dir]);
+    t.is(late.code, 12, late.stderr);
+    t.regex(late.stderr, /nothing can be recorded of .*--trace GROUP, or with --opens seen/s);
+    t.is((await stage.mountStatus(dir)).trace, null);
+    await must('cat', [join(dir, image.small[0]!)]);
+    await stage.must(['umount', dir]);
+    t.deepEqual(await readdir(join(stage.root, 'traces')), []);
+  });
+}
+
+testHere('what runs since before the last byte came does not keep opens seen', async (t) => {
+  const stage = await Stage.open(t);
+  const image = await smallImage(stage.dir);
+  const root = join(stage.dir, 'small-root');
+  await must('install', ['-D', '/bin/busybox', join(root, 'bin/busybox')]);
+  const tar = join(stage.dir, 'both.tar');
+  await must('tar', ['-C', root, '--sort=name', '-cf', tar, '.']);
+  await stage.serve({ rate: '40mbit' });
+  await stage.addImage(`rootfs:${tar}`, 'both:1');
+  const dir = await stage.mount('both:1', ['--rw', 'off']);
+  const program = new Background(join(dir, 'bin/busybox'), ['cat'], { keepInput: true });
+  stage.onClose(async () => {
+    program.child.stdin!.end();
+    await program.ended;
+  });
+  await until('it runs', async () => (await stage.mountStatus(dir)).stats!.opens > 0);
+  t.not((await stage.mountStatus(dir)).transfer.state, 'complete');
+  await until(
+    'the image is complete',
+    async () => (await stage.mountStatus(dir)).transfer.state === 'complete',
+  );
+  await must('cat', [join(dir, image.small[3]!)]);
+  t.true(program.running);
+  t.is((await stage.mountStatus(dir)).features?.opens, 'unseen');
+});
+
+testHere(
+  'while a trace is recorded opens are seen; after it no further one can begin',
+  async (t) => {
+    const { stage, image } = await small(t);
+    const dir = await stage.mount('small:1', ['--trace', 'shop', '--wait']);
+    await readsRight(t, dir, image);
+    const traced = await stage.mountStatus(dir);
+    t.is(traced.features?.opens, 'seen');
+    t.true(traced.stats!.passthroughOpens > 0);
+    // Straight into the next one: all of its opens are there.
+    const [other] = await stage.json<{ path: string }[]>(['trace', 'on', dir, '--group', 'other']);
+    t.truthy(other?.path);
+    await must('cat', [join(dir, image.small[7]!)]);
+    await stage.must(['trace', 'off', dir]);
+    const { traces } = await loadTraces(join(stage.root, 'traces'));
+    t.deepEqual(traces.map(({ tracer }) => [tracer.group, tracer.seq.length]).sort(), [
+      ['other', 1],
+      ['shop', image.files.size],
+    ]);
+    await until('unseen opens', async () => {
+      await must('cat', [join(dir, image.small[1]!)]);
+      return (await stage.mountStatus(dir)).features?.opens === 'unseen';
+    });
+    t.is((await stage.run(['trace', 'on', dir])).code, 12);
+    await readsRight(t, dir, image);
+  },
+);
+
+test.serial('with --opens seen nothing changes: passthrough, and traces at any time', async (t) => {
+  const { stage, image } = await small(t);
+  const dir = await stage.mount('small:1', ['--opens', 'seen', '--wait']);
+  await readsRight(t, dir, image);
+  const { features, stats } = await stage.mountStatus(dir);
+  t.is(features?.opens, 'seen');
+  t.is(stats?.passthroughOpens, image.files.size);
+  await stage.must(['trace', 'on', dir]);
+  const wrong = await stage.run(['mount', 'small:1', dir, '--opens', 'never']);
+  t.is(wrong.code, 2, wrong.stderr);
+});
+
+testHere('a content that turns out to be damaged is fetched again, and read anew', async (t) => {
+  const { stage, image } = await small(t);
+  const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
+  const path = image.small[5]!;
+  const { sha256 } = image.files.get(path)!;
+  const content = join(stage.root, 'content', sha256.slice(0, 2), sha256.slice(2));
+  const bytes = await readFile(content);
+  bytes.fill('!', 100, 200);
+  await chmod(content, 0o644);
+  await writeFile(content, bytes);
+  const sum = async () => {
+    const { stdout } = await run('sha256sum', [join(dir, path)]);
+    return stdout.toString('utf8').split(' ')[0];
+  };
+  t.not(await sum(), sha256, 'the damage is seen before it is known');
+  t.is((await stage.mountStatus(dir)).features?.opens, 'unseen');
+  t.is((await stage.run(['verify'])).code === 0, false);
+  // What is asked for is fetched; until then there is an error, and never again the damaged bytes.
+  await until('the right bytes', async () => (await sum()) === sha256);
+});
