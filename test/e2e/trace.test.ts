@@ -145,7 +145,7 @@ test.serial(
   'trace on and off on a live mount: a run each time, and ranges of files that are there',
   async (t) => {
     const { stage, image, traces } = await small(t);
-    const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
+    const dir = await stage.mount('small:1', ['--rw', 'off', '--opens', 'seen', '--wait']);
     await must('cat', [join(dir, image.small[0]!)]);
     const [on] = await stage.json<object[]>(['trace', 'on', dir, '--group', 'live']);
     t.like(on, { directory: dir, group: 'live', path: null });
