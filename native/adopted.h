@@ -2,6 +2,7 @@
 // root, whose extended attributes are.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -9,25 +10,43 @@
 #include <unordered_map>
 
 #include "unique_fd.h"
+#include "write_lease.h"
 
 namespace firstlight {
 
 /** A file, or a directory of which attributes alone are answered. */
 struct AdoptedFile {
+  /** For reading, whatever it is opened for: what is open for writing is told apart by it. */
   std::shared_ptr<const UniqueFd> fd;
   /** Inode number that is shown. */
   uint64_t ino = 0;
-  /** The descriptor can be written. */
+  /** Opens to write are answered too: a write takes nothing away from the file. */
   bool writable = false;
   /** Of a directory: its link count, which counts what the image has in it too. 0: no directory. */
   uint32_t links = 0;
+  /** Somebody may have it open for writing, or mapped so. */
+  mutable std::atomic<bool> may_be_written{true};
+
+  /** It was opened for writing, and that open is counted. */
+  void opened_for_writing() const { may_be_written.store(true, std::memory_order_seq_cst); }
+
+  /**
+   * Whether somebody can write to it now, by a handle or by a mapping that has outlived its handle.
+   * The mark is taken away before the look: an open that comes between sets it again.
+   */
+  bool is_written() const {
+    if (!may_be_written.exchange(false, std::memory_order_seq_cst)) return false;
+    bool held = is_held_for_writing(fd->get());
+    if (held) opened_for_writing();
+    return held;
+  }
 };
 
 class AdoptedFiles {
  public:
-  void adopt(uint64_t node, AdoptedFile file) {
+  void adopt(uint64_t node, std::shared_ptr<const AdoptedFile> file) {
     std::unique_lock lock(mutex_);
-    files_[node] = std::make_shared<const AdoptedFile>(std::move(file));
+    files_[node].swap(file);
   }
   /** When it returns, nobody is inside `with` for the node. */
   void disown(uint64_t node) {

@@ -26,7 +26,7 @@ constexpr Route kNative = Route::kNative;
 // In the order of the ABI. FORGET: nodes of the template are rows, so nothing is held for the
 // kernel.
 constexpr Operation kOperations[] = {
-    {FUSE_LOOKUP, "LOOKUP", 1, op_lookup, kDiverging, decode_lookup},
+    {FUSE_LOOKUP, "LOOKUP", 1, op_lookup, kDiverging, decode_lookup, op_lookup_upper},
     {FUSE_FORGET, "FORGET", sizeof(fuse_forget_in), no_reply, kNative, nullptr, forget_own},
     {FUSE_GETATTR, "GETATTR", sizeof(fuse_getattr_in), op_getattr, kDiverging, decode_getattr,
      op_getattr_diverged},

@@ -41,6 +41,10 @@ bool answer(const Context& c, Send send) {
     uint64_t before = c.session.still();
     fits = know(file.fd->get(), file.ino, kForever, &known);
     if (!fits) return;
+    // What is written through a mapping changes times and blocks, and tells the kernel nothing. An
+    // open for writing that comes after this look makes the kernel drop what it gets from it
+    // (upper_open.cc).
+    if (file.links == 0 && file.is_written()) known.valid_s = 0;
     if (file.links != 0) {
       known.attr.nlink = file.links;
       // The kernel hears of a name that comes or goes by its own request alone, and that may be

@@ -207,13 +207,12 @@ void Session::thaw(uint64_t node) {
   handles_.drain();
 }
 
-void Session::adopt(uint64_t node, UniqueFd fd, uint64_t ino, uint32_t links) {
-  int flags = fcntl(fd.get(), F_GETFL);
-  AdoptedFile file;
-  file.writable = flags >= 0 && (flags & O_ACCMODE) == O_RDWR;
-  file.fd = std::make_shared<const UniqueFd>(std::move(fd));
-  file.ino = ino;
-  file.links = links;
+void Session::adopt(uint64_t node, UniqueFd fd, uint64_t ino, uint32_t links, bool writable) {
+  auto file = std::make_shared<AdoptedFile>();
+  file->fd = std::make_shared<const UniqueFd>(std::move(fd));
+  file->ino = ino;
+  file->links = links;
+  file->writable = writable;
   adopted_.adopt(node, std::move(file));
 }
 

@@ -32,6 +32,7 @@
 #include "template.h"
 #include "transport.h"
 #include "upcalls.h"
+#include "upper_names.h"
 
 namespace firstlight {
 
@@ -109,8 +110,11 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   bool passthrough_upper() const { return features_.passthrough && backing_.usable_upper(); }
   Divergence& divergence() { return divergence_; }
   AdoptedFiles& adopted() { return adopted_; }
+  LentDirectories& lent() { return lent_; }
   Notifier& notifier() { return notifier_; }
   BlockingPool& pool() { return pool_; }
+  /** nullptr in a session that is not writable. */
+  UpcallChannel* channel() { return channel_.get(); }
   /** UpcallChannel::still. */
   uint64_t still() { return channel_ == nullptr ? 1 : channel_->still(); }
   /** Sends a request to the tree: kAnswered, or -EIO where nobody is there. */
@@ -139,8 +143,8 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   /** The tree answers for the node from now on; on return nobody else is. The tree's thread. */
   void thaw(uint64_t node);
   /** OPEN without O_TRUNC and attributes of the node are answered from this file; `links` 0, or
-   * those of a directory, of which there is no OPEN. */
-  void adopt(uint64_t node, UniqueFd fd, uint64_t ino, uint32_t links);
+   * those of a directory, of which there is no OPEN. `writable`: OPEN to write too. */
+  void adopt(uint64_t node, UniqueFd fd, uint64_t ino, uint32_t links, bool writable);
   void disown(uint64_t node);
   /** The wait of an upcall is over. Housekeeper. */
   void resume_upcall(const Parked& parked);
@@ -174,6 +178,7 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   Divergence divergence_;
   HandleTable handles_;
   AdoptedFiles adopted_;
+  LentDirectories lent_;
   std::shared_ptr<UpcallChannel> channel_;  // of a writable session
   Notifier notifier_;
   BlockingPool pool_;

@@ -22,6 +22,8 @@ constexpr int kCreditMax = 64;
 constexpr int kHit = 1;
 constexpr int kMiss = 4;
 constexpr uint32_t kRetry = 16;
+// News for which the tree is woken: more of them would delay the next request by what they take.
+constexpr size_t kNewsMax = 16;
 
 // Channels by number, so that another JavaScript thread finds its session's.
 struct Registry {
@@ -77,6 +79,8 @@ std::vector<std::shared_ptr<Upcall>> UpcallChannel::take_all() {
   std::lock_guard lock(mutex_);
   queue_.clear();
   forgets_.clear();
+  news_.clear();
+  leases_.clear();
   queued_.store(0, std::memory_order_relaxed);
   for (auto& [call, upcall] : calls_) all.push_back(std::move(upcall));
   calls_.clear();
@@ -159,10 +163,51 @@ std::shared_ptr<Upcall> UpcallChannel::take_next() {
   // As long as this thread looks, nobody wakes it.
   if (queued_.load(std::memory_order_relaxed) == 0 && worth_looking()) look();
   std::lock_guard lock(mutex_);
-  std::shared_ptr<Upcall> next = pop();
+  std::shared_ptr<Upcall> next = pop_news();
+  if (next == nullptr) next = pop();
   if (next == nullptr) next = take_forgets();
   if (next == nullptr) signalled_ = false;
   return next;
+}
+
+std::shared_ptr<Upcall> UpcallChannel::take_news() {
+  std::lock_guard lock(mutex_);
+  return pop_news();
+}
+
+// Under the lock.
+std::shared_ptr<Upcall> UpcallChannel::pop_news() {
+  if (news_.empty()) return nullptr;
+  std::shared_ptr<Upcall> next = std::move(news_.front());
+  news_.pop_front();
+  return next;
+}
+
+void UpcallChannel::lease_nodes(uint64_t first, uint32_t count) {
+  std::lock_guard lock(mutex_);
+  leases_.push_back({first, first + count});
+}
+
+bool UpcallChannel::begin_change() {
+  std::lock_guard lock(mutex_);
+  if (!attached_) return false;
+  changing_++;
+  return true;
+}
+
+uint64_t UpcallChannel::next_node() {
+  std::lock_guard lock(mutex_);
+  while (!leases_.empty() && leases_.front().next == leases_.front().end) leases_.pop_front();
+  return leases_.empty() ? 0 : leases_.front().next++;
+}
+
+void UpcallChannel::end_change(std::shared_ptr<Upcall> news) {
+  std::lock_guard lock(mutex_);
+  changing_--;
+  if (news == nullptr || !attached_) return;
+  turns_++;
+  news_.push_back(std::move(news));
+  if (news_.size() >= kNewsMax) wake_tree();
 }
 
 // Under the lock.
@@ -277,6 +322,7 @@ void UpcallChannel::post(uint64_t done) {
 
 uint64_t UpcallChannel::still() {
   std::lock_guard lock(mutex_);
+  if (changing_ > 0) return 0;
   for (const auto& [call, upcall] : calls_) {
     if (upcall->stage == Upcall::Stage::kBusy) return 0;
   }

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "fuse_abi.h"
+#include "tree_gate.h"
 #include "unique_fd.h"
 
 namespace firstlight {
@@ -32,6 +33,9 @@ struct Upcall {
   static constexpr size_t kArg = 6;
   /** Nodes that one FORGET names, each with its lookups. */
   static constexpr size_t kForgets = (kSlots - kArg) / 2;
+  /** What stands for the opcode in news of changes that lanes have made (UpcallChannel::tell). */
+  static constexpr double kCreated = 200;
+  static constexpr double kRemoved = 201;
 
   /** 0: a message without a reply. */
   uint64_t call = 0;
@@ -39,6 +43,8 @@ struct Upcall {
   std::string name, name2;
   std::vector<uint8_t> value;
   bool has_value = false;
+  /** Of news of a removal: the file. Goes to the tree with them. */
+  UniqueFd fd;
 
   // The request itself.
   uint32_t opcode = 0;
@@ -86,6 +92,12 @@ class UpcallChannel {
    * once, and to wake a sleeping thread costs more than the request itself.
    */
   std::shared_ptr<Upcall> take_next();
+  /** News of what lanes have done; nullptr where there are none. When the tree is inside its gate,
+   * and before it works on a request: what `take_next` gave may be older than they are. */
+  std::shared_ptr<Upcall> take_news();
+  TreeGate& gate() { return gate_; }
+  /** Node ids that lanes may give to files; those of the lease before are used up first. */
+  void lease_nodes(uint64_t first, uint32_t count);
   /** The tree has looked at a request without answering it. */
   void hold(const std::shared_ptr<Upcall>& upcall);
   /** Takes a request out of the table, to answer it; nullptr where it was answered or ended. */
@@ -118,6 +130,14 @@ class UpcallChannel {
   /** The kernel has let go of a node. Several go in one message, when the tree has nothing else to
    * do, or when there are enough for one. Where nobody is there, nobody counts. */
   void forget(uint64_t node, uint64_t lookups);
+  // A lane that makes a change in the tree's place, and keeps that out meanwhile.
+  /** False: nobody is there to hear of it. From here on the tree is not `still`. */
+  bool begin_change();
+  /** The next leased node id; 0: the lease is used up. */
+  uint64_t next_node();
+  /** The change is done; `news` nullptr: there was none. The tree hears of it before it begins with
+   * any other request, and at some time where there is none: nothing that is to last lies in it. */
+  void end_change(std::shared_ptr<Upcall> news);
   /** The wait of a parked request is over. */
   void resumed(uint64_t call, int error, bool interrupted);
   enum class Found { kNone, kBusy, kHeld, kParked };
@@ -137,13 +157,20 @@ class UpcallChannel {
   void enqueue(std::shared_ptr<Upcall> upcall);
   void wake_tree();
   std::shared_ptr<Upcall> take_forgets();
+  std::shared_ptr<Upcall> pop_news();
   std::shared_ptr<Upcall> pop();
   bool worth_looking();
   bool look();
   void refuse(const std::shared_ptr<Upcall>& upcall, int error);
   std::vector<std::shared_ptr<Upcall>> take_all();
 
+  struct Lease {
+    uint64_t next;
+    uint64_t end;
+  };
+
   const double number_;
+  TreeGate gate_;
   std::atomic<uint64_t> count_{0};
   std::mutex mutex_;
   std::function<void()> wake_;
@@ -162,6 +189,9 @@ class UpcallChannel {
     uint64_t lookups;
   };
   std::vector<Forget> forgets_;
+  std::deque<std::shared_ptr<Upcall>> news_;
+  std::deque<Lease> leases_;
+  uint32_t changing_ = 0;  // lanes between begin_change and end_change
 
   // The tree's thread only.
   int credit_ = 0;           // how well looking paid lately

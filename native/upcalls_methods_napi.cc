@@ -285,8 +285,9 @@ napi_value adopt(napi_env env, napi_callback_info info) {
   UniqueFd fd(m.integer());
   uint64_t ino = m.whole();
   auto links = static_cast<uint32_t>(m.whole());
+  bool writable = m.integer() != 0;
   if (m.bad()) return nullptr;
-  if (auto session = m.session()) session->adopt(node, std::move(fd), ino, links);
+  if (auto session = m.session()) session->adopt(node, std::move(fd), ino, links, writable);
   return m.nothing();
 }
 
@@ -297,6 +298,42 @@ napi_value hold_root(napi_env env, napi_callback_info info) {
   if (m.bad()) return nullptr;
   if (m.channel() != nullptr) m.channel()->hold_root(std::move(fd));
   return m.nothing();
+}
+
+// `row` below 0: none is merged into it.
+napi_value lend(napi_env env, napi_callback_info info) {
+  Method m(env, info);
+  if (!m) return nullptr;
+  uint64_t node = m.whole();
+  auto directory = std::make_shared<LentDirectory>();
+  directory->fd.reset(m.integer());
+  int row = m.integer();
+  directory->changes = m.integer() != 0;
+  if (m.bad()) return nullptr;
+  auto session = m.session();
+  if (session == nullptr) return m.nothing();
+  directory->row = row < 0 ? kNone : static_cast<uint32_t>(row);
+  if (row >= 0 && directory->row >= session->toc().rows()) {
+    return napi::throw_argument(env, "there is no such row");
+  }
+  session->lent().lend(node, std::move(directory));
+  return m.nothing();
+}
+
+napi_value lease_nodes(napi_env env, napi_callback_info info) {
+  Method m(env, info);
+  if (!m) return nullptr;
+  uint64_t first = m.whole();
+  auto count = static_cast<uint32_t>(m.whole());
+  if (m.bad()) return nullptr;
+  if (m.channel() != nullptr) m.channel()->lease_nodes(first, count);
+  return m.nothing();
+}
+
+napi_value recall(napi_env env, napi_callback_info info) {
+  return tell(env, info, [](UpcallChannel& channel, uint64_t node) {
+    if (auto session = channel.session()) session->lent().recall(node);
+  });
 }
 
 napi_value disown(napi_env env, napi_callback_info info) {
@@ -383,6 +420,9 @@ std::vector<napi_property_descriptor> upcalls_methods() {
       method("replyListing", reply_listing_),
       method("adopt", adopt),
       method("disown", disown),
+      method("lend", lend),
+      method("recall", recall),
+      method("leaseNodes", lease_nodes),
       method("holdRoot", hold_root),
       method("invalidate", invalidate),
       method("invalidateAttributes", invalidate_attributes),

@@ -33,6 +33,7 @@ napi_value latin1(napi_env env, const std::string& text) {
 
 void call_handler(UpcallsBinding* b, const std::shared_ptr<Upcall>& upcall) {
   napi_env env = b->env;
+  if (upcall->fd) upcall->numbers[Upcall::kArg] = upcall->fd.release();
   memcpy(b->slots, upcall->numbers, sizeof upcall->numbers);
   napi_value handler = nullptr;
   napi_value arguments[5] = {napi::make_number(env, static_cast<double>(upcall->call)), nullptr,
@@ -58,6 +59,15 @@ void call_handler(UpcallsBinding* b, const std::shared_ptr<Upcall>& upcall) {
   if (upcall->call != 0) channel->hold(upcall);
 }
 
+// A request, after all that lanes have done before it.
+void call_for_request(UpcallsBinding* b, const std::shared_ptr<Upcall>& upcall) {
+  std::shared_ptr<UpcallChannel> channel = b->channel;
+  TreeInside inside(channel->gate());
+  while (auto news = channel->take_news()) call_handler(b, news);
+  // The handler has closed it, should it have died over the news.
+  if (b->channel != nullptr) call_handler(b, upcall);
+}
+
 void deliver(napi_env env, napi_value, void* context, void*) {
   auto* b = static_cast<UpcallsBinding*>(context);
   if (env == nullptr) return;
@@ -69,8 +79,10 @@ void deliver(napi_env env, napi_value, void* context, void*) {
     napi_open_handle_scope(env, &scope);
     if (next->numbers[0] == 0) {
       settle_upcalls(b, static_cast<uint64_t>(next->numbers[1]));
-    } else {
+    } else if (next->call == 0) {
       call_handler(b, next);
+    } else {
+      call_for_request(b, next);
     }
     napi_close_handle_scope(env, scope);
   }

@@ -1,19 +1,13 @@
 // The object `upper` of src/native/upper.ts: system calls on directory descriptors for the writable
 // tree. Everything here runs on the thread that calls, and may wait for the disk. No policy.
 //
-// Files are made with the fsuid and fsgid of whoever asked, while the thread keeps its capabilities
-// (SECBIT_NO_SETUID_FIXUP): the kernel has checked the permissions on the mount already, with the
-// caller's supplementary groups, which this thread has not; and work/ belongs to root.
+// Files are made for whoever asked (as_owner.h), also in work/, which belongs to root.
 #include "upper_io.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/securebits.h>
-#include <sched.h>
 #include <string.h>
-#include <sys/fsuid.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -22,6 +16,7 @@
 
 #include <vector>
 
+#include "as_owner.h"
 #include "unique_fd.h"
 
 namespace firstlight {
@@ -34,56 +29,23 @@ napi_value descriptor(napi_env env, int fd, const char* what) {
   return fd < 0 ? throw_error(env, errno, what) : napi::make_number(env, fd);
 }
 
-/** Makes files of another owner, as long as it lives. */
-class AsOwner {
- public:
-  /** Of `{ uid, gid }`, the next argument. */
-  explicit AsOwner(Arguments& call) : uid_(call.property("uid")), gid_(call.property("gid")) {
-    call.skip();
-  }
-  AsOwner(const AsOwner&) = delete;
-  AsOwner& operator=(const AsOwner&) = delete;
-
-  /** False with errno where this process may not. */
-  bool enter() {
-    // Both return the value before; asking with -1 changes nothing.
-    before_gid_ = setfsgid(gid_);
-    before_uid_ = setfsuid(uid_);
-    entered_ = true;
-    if (static_cast<uid_t>(setfsuid(-1)) == uid_ && static_cast<gid_t>(setfsgid(-1)) == gid_)
-      return true;
-    errno = EPERM;
-    return false;
-  }
-  ~AsOwner() {
-    if (!entered_) return;
-    int error = errno;
-    setfsuid(before_uid_);
-    setfsgid(before_gid_);
-    errno = error;
-  }
-
- private:
-  uid_t uid_;
-  gid_t gid_;
-  int before_uid_ = 0;
-  int before_gid_ = 0;
-  bool entered_ = false;
-};
+/** Of `{ uid, gid }`, the next argument. */
+AsOwner owner_of(Arguments& call) {
+  uid_t uid = call.property("uid");
+  gid_t gid = call.property("gid");
+  call.skip();
+  return AsOwner(uid, gid);
+}
 
 napi_value prepare_thread(napi_env env, napi_callback_info) {
-  if (unshare(CLONE_FS) != 0) return throw_error(env, errno, "unshare");
-  umask(0);
+  if (int error = prepare_to_make_files(); error != 0)
+    return throw_error(env, error, "prepareThread");
   rlimit files;
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
     files.rlim_cur = files.rlim_max;
     // Without it there is room for fewer descriptors, and EMFILE says so when it is used up.
     setrlimit(RLIMIT_NOFILE, &files);
   }
-  int bits = prctl(PR_GET_SECUREBITS);
-  // Who may not set it has one owner only, its own, and `AsOwner` says so for any other.
-  if (bits >= 0 && prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) != 0 && errno != EPERM)
-    return throw_error(env, errno, "prctl");
   return napi::undefined(env);
 }
 
@@ -113,7 +75,7 @@ napi_value create_file(napi_env env, napi_callback_info info) {
   Name name = call.name();
   int flags = static_cast<int>(call.number());
   mode_t mode = call.word();
-  AsOwner owner(call);
+  AsOwner owner = owner_of(call);
   if (!call.good()) return throw_arguments(env, "createFile(dirfd, name, flags, mode, owner)");
   if (!owner.enter()) return throw_error(env, errno, "setfsuid");
   flags = (flags & ~O_TRUNC) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
@@ -125,7 +87,7 @@ napi_value create_unnamed(napi_env env, napi_callback_info info) {
   int dirfd = call.fd();
   int flags = static_cast<int>(call.number());
   mode_t mode = call.word();
-  AsOwner owner(call);
+  AsOwner owner = owner_of(call);
   if (!call.good()) return throw_arguments(env, "createUnnamed(dirfd, flags, mode, owner)");
   if (!owner.enter()) return throw_error(env, errno, "setfsuid");
   return descriptor(env, openat(dirfd, ".", flags | O_TMPFILE | O_CLOEXEC, mode), "create");
@@ -144,7 +106,7 @@ napi_value mkdir_call(napi_env env, napi_callback_info info) {
   int dirfd = call.fd();
   Name name = call.name();
   mode_t mode = call.word();
-  AsOwner owner(call);
+  AsOwner owner = owner_of(call);
   if (!call.good()) return throw_arguments(env, "mkdir(dirfd, name, mode, owner)");
   if (!owner.enter()) return throw_error(env, errno, "setfsuid");
   return done(env, mkdirat(dirfd, name.text, mode), "mkdir");
@@ -161,7 +123,7 @@ napi_value mknod_call(napi_env env, napi_callback_info info) {
   Name name = call.name();
   mode_t mode = call.word();
   dev_t device = unpack_device(call.word());
-  AsOwner owner(call);
+  AsOwner owner = owner_of(call);
   if (!call.good()) return throw_arguments(env, "mknod(dirfd, name, mode, rdev, owner)");
   if (!owner.enter()) return throw_error(env, errno, "setfsuid");
   return done(env, mknodat(dirfd, name.text, mode, device), "mknod");
@@ -172,7 +134,7 @@ napi_value symlink_call(napi_env env, napi_callback_info info) {
   auto [data, length] = call.bytes();
   int dirfd = call.fd();
   Name name = call.name();
-  AsOwner owner(call);
+  AsOwner owner = owner_of(call);
   if (!call.good() || memchr(data, 0, length) != nullptr)
     return throw_arguments(env, "symlink(target, dirfd, name, owner)");
   std::string target(reinterpret_cast<const char*>(data), length);

@@ -2,7 +2,6 @@
 // times, length, extended attributes, statfs. Everything here runs on the thread that calls.
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -14,6 +13,7 @@
 
 #include "unique_fd.h"
 #include "upper_io.h"
+#include "write_lease.h"
 
 namespace firstlight::upper {
 namespace {
@@ -122,15 +122,6 @@ napi_value truncate_call(napi_env env, napi_callback_info info) {
   return done(env, ftruncate(fd, static_cast<off_t>(bytes)), "truncate");
 }
 
-// Whether anybody can write to a file: has it open for that, or mapped. A read lease is refused
-// then, and nothing else tells (fcntl(2), F_SETLEASE). It is given back before the call returns;
-// should somebody open the file in between, the signal that this sends is one that is ignored.
-bool is_writable_now(int fd) {
-  if (fcntl(fd, F_SETSIG, SIGURG) != 0 || fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return true;
-  fcntl(fd, F_SETLEASE, F_UNLCK);
-  return false;
-}
-
 napi_value held_for_writing(napi_env env, napi_callback_info info) {
   Arguments call(env, info);
   int dirfd = call.fd();
@@ -140,7 +131,7 @@ napi_value held_for_writing(napi_env env, napi_callback_info info) {
   UniqueFd file(name.empty() ? open(proc_path(dirfd, name).c_str(), flags & ~O_NOFOLLOW)
                              : openat(dirfd, name.text, flags));
   if (!file) return throw_error(env, errno, "isHeldForWriting");
-  return napi::make_boolean(env, is_writable_now(file.get()));
+  return napi::make_boolean(env, is_held_for_writing(file.get()));
 }
 
 // Xattr calls know paths only (getxattrat(2) is newer than most kernels). The last component is not

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -19,6 +20,13 @@ namespace firstlight {
 namespace {
 
 constexpr int kTries = 200;
+
+/** The file of a descriptor, opened anew. */
+UniqueFd reopen(int fd, int access) {
+  char path[32];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  return UniqueFd(open(path, access | O_CLOEXEC));
+}
 
 int send_open(Session& session, const UpperOpen& open, const abi::OpenOut& out) {
   uint8_t reply[sizeof(fuse_entry_out) + sizeof out];
@@ -56,7 +64,7 @@ Commit commit_adopted(Session& session, const UpperOpen& open,
                       const std::shared_ptr<Handle>& handle, uint64_t seen) {
   Commit result = Commit::kThawed;
   session.adopted().with(open.node, [&](const AdoptedFile& file) {
-    if (file.fd == open.fd) result = session.handles().commit(handle, seen, true);
+    if (&file == open.adopted.get()) result = session.handles().commit(handle, seen, true);
   });
   return result;
 }
@@ -67,6 +75,21 @@ void note_change_time(Handle& handle) {
   handle.writable =
       flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && fstat(handle.upper->get(), &st) == 0;
   if (handle.writable) handle.changed = st.st_ctim;
+}
+
+// Through this handle an adopted file can be written, from the reply on: the handle is counted, so
+// that who looks at the attributes from now on finds it (AdoptedFile::is_written). Where it can be
+// mapped to be written, what the kernel keeps of them may be wrong at any time; what is on its way
+// to it, it will not keep: the notification makes it older than what the kernel has
+// (fuse_change_attributes).
+void note_writer(Session& session, const Handle& handle) {
+  int flags = fcntl(handle.upper->get(), F_GETFL);
+  if (!handle.writable || flags < 0) return;
+  bool adopted = session.adopted().with(handle.node,
+                                        [](const AdoptedFile& file) { file.opened_for_writing(); });
+  if (adopted && (flags & O_ACCMODE) == O_RDWR) {
+    session.notifier().invalidate_attributes(handle.node);
+  }
 }
 
 // The kernel has heard of what was written, and of nothing that came by a mapping.
@@ -101,6 +124,7 @@ int try_open(Session& session, const UpperOpen& open, bool adopted, CommitStep c
   handle->direct = id <= 0 && session.features().direct_io_allow_mmap;
   switch (commit(session, open, handle, seen)) {
     case Commit::kDone:
+      note_writer(session, *handle);
       return send_handle(session, open, *handle, id > 0 ? id : 0);
     case Commit::kAgain:
       if (id > 0) session.backing().release(open.node);
@@ -133,13 +157,23 @@ int open_adopted(const Context& c) {
   auto file = session.adopted().find(c.node());
   if (file == nullptr || file->links != 0) return kDiverted;
   uint32_t flags = c.request.as<fuse_open_in>().flags;
-  if ((flags & O_ACCMODE) != O_RDONLY && !file->writable) return kDiverted;
+  uint32_t access = flags & O_ACCMODE;
   UpperOpen open;
   open.unique = c.request.header->unique;
   open.lane = c.request.lane;
   open.node = c.node();
   open.fd = file->fd;
+  open.adopted = file;
   open.ino = file->ino;
+  if (access != O_RDONLY) {
+    // Writes that are to last may need the name to last first (makeNameLast of the tree).
+    if (!file->writable || (flags & O_DSYNC) != 0) return kDiverted;
+    // The inode is in memory, so this waits for no disk.
+    UniqueFd own = reopen(file->fd->get(), static_cast<int>(access));
+    // Whatever it is, the tree has the words for it.
+    if (!own) return kDiverted;
+    open.fd = std::make_shared<const UniqueFd>(std::move(own));
+  }
   int result = try_repeatedly(session, open, true, commit_adopted);
   if (result == kDiverted) return kDiverted;
   // A reply that did not arrive needs no other.

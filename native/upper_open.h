@@ -20,6 +20,8 @@ struct UpperOpen {
   /** Inode number that is shown; 0: not told. */
   uint64_t ino = 0;
   double tag = 0;
+  /** The adopted file that it is an open of; nullptr where the tree has opened it. */
+  std::shared_ptr<const AdoptedFile> adopted;
   /** What stands before the open in the reply; nullptr for OPEN. */
   const fuse_entry_out* entry = nullptr;
 };

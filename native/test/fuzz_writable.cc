@@ -132,7 +132,8 @@ class WildTree {
       case 3:
         node = kFirstOwnNode + random_() % kOwnFiles;
         if (random_() % 2 == 0) {
-          session->adopt(node, open_own(node), node, random_() % 4 == 0 ? 2 : 0);
+          bool directory = random_() % 4 == 0;
+          session->adopt(node, open_own(node), node, directory ? 2 : 0, random_() % 2 == 0);
         } else {
           session->disown(node);
         }
@@ -141,7 +142,7 @@ class WildTree {
 
   UniqueFd open_own(uint64_t node) {
     std::string path = store_.dir() + "/own" + std::to_string(node);
-    UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    UniqueFd fd(open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
     if (!fd) die("a file of the writable layer");
     return fd;
   }

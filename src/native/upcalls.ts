@@ -221,8 +221,10 @@ export interface NativeUpcalls {
 
   /**
    * Native answers OPEN without O_TRUNC (with passthrough), GETATTR and GETXATTR of an own or thawed node
-   * by itself from now on, from this descriptor of the upper file, which it takes over: attributes are
-   * those of fstat(2), with this inode number. Opens to write only where the descriptor is O_RDWR. The
+   * by itself from now on, from this O_RDONLY descriptor of the upper file, which it takes over: attributes
+   * are those of fstat(2), with this inode number; the kernel keeps them as long as nobody has the file open
+   * to write, or mapped so. Opens to write only where `writable` is 1, and not with O_SYNC or O_DSYNC. An
+   * O_RDWR open of an adopted node, whoever answers it, makes the kernel forget the node's attributes. The
    * file, and its room on the disk, is held until `disown`.
    *
    * Of a directory, attributes alone are answered, with the link count that is given here. What the kernel
@@ -234,10 +236,19 @@ export interface NativeUpcalls {
    * last `replyOpen`, `replyCreate` or `replyAttr`; where there was none, the tree is asked once. Attributes of
    * trusted.* are the tree's always.
    * @param links  0 of anything but a directory
+   * @param writable  1: a write takes no setuid, setgid or capability away, so passthrough may do it
    */
-  adopt(node: number, fd: number, ino: number, links: number): void;
+  adopt(node: number, fd: number, ino: number, links: number, writable: number): void;
   /** Every request on the node is an upcall again; when it returns, none is being answered by native. */
   disown(node: number): void;
+  /**
+   * Native answers LOOKUP of names that are not there in a thawed or own directory by itself from now on: that
+   * neither this O_PATH descriptor of the directory in upper/ has, which it takes over, nor the template's
+   * directory `row` that is merged into it (-1: none).
+   */
+  lend(node: number, fd: number, row: number, changes: number): void;
+  /** Every LOOKUP in the directory is an upcall again; one that has begun may be answered still. */
+  recall(node: number): void;
   /**
    * Native answers GETXATTR of the root (but for trusted.*) from this descriptor of upper/, which it takes
    * over, as long as the session lives: the kernel caches no ACL of a root.

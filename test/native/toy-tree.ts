@@ -130,9 +130,15 @@ export class ToyTree {
       }
       case 'adopt': {
         const file = this.#files.get(args[0] as number)!;
-        const fd = openSync(file.path, (args[1] as boolean) ? 'r+' : 'r');
-        return this.#native.adopt(file.node, fd, file.ino, 0);
+        const fd = openSync(file.path, 'r');
+        return this.#native.adopt(file.node, fd, file.ino, 0, Number(args[1]));
       }
+      case 'lend': {
+        const [node, path, row] = args as [number, string, number];
+        return this.#native.lend(node, openSync(path, constants.O_DIRECTORY), row, 0);
+      }
+      case 'recall':
+        return this.#native.recall(args[0] as number);
       case 'disown':
         return this.#native.disown(args[0] as number);
       case 'invalidate':

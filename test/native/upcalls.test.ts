@@ -1,6 +1,6 @@
 // A writable session against the kernel, with a toy for a tree: what becomes an upcall, how written
 // files are opened, and what diverged nodes show.
-import { chmod, lstat, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, lstat, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { OPEN_AS } from '../../src/native/upcalls.ts';
@@ -336,6 +336,80 @@ test('a file of the image has no time of birth, also when it is adopted; a new o
   t.is(await born('small'), 0);
   t.true((await born('new')) > 1_500_000_000);
   t.deepEqual(await world.ops('small'), []);
+});
+
+test('an adopted file that is written through a mapping shows it, whoever has opened it and while who holds it', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const file = `${world.root}/new`;
+  await writeFile(file, 'one');
+  const node = await world.node('new');
+  await world.toy('adopt', node, true);
+  // The kernel keeps what it is told now.
+  await stat(file);
+  await world.seen();
+  const changed = async () => (await stat(file, { bigint: true })).mtimeNs;
+  let last = await changed();
+  const store = async (snake: Snake, what: string) => {
+    // Several times: the kernel forgets once by itself, when a file is mapped, and when it is closed. The
+    // file system's clock may be coarse: again, until it has gone on.
+    for (let i = 0; i < 3; i++)
+      await until(what, async () => {
+        t.is(await snake.ask("kept['map'].__setitem__(0, 65) or kept['map'].flush()"), null);
+        const now = await changed();
+        const later = now > last;
+        last = now;
+        return later;
+      });
+  };
+  const snake = await Snake.start(world.fixture);
+  await snake.ask(`keep('fd', os.open('${file}', os.O_RDWR))`);
+  await snake.ask("keep('map', mmap.mmap(kept['fd'], 3))");
+  await store(snake, 'a store that is seen');
+  // The mapping alone: the kernel tells of the close, and of nothing after it.
+  const links =
+    "((f, os.path.realpath('/proc/self/fd/' + f)) for f in os.listdir('/proc/self/fd'))";
+  await snake.ask(`[os.close(int(f)) for f, path in list(${links}) if path == '${file}']`);
+  await until('the RELEASE', async () => (await world.handles('new')) === 0);
+  await store(snake, 'a store after the close that is seen');
+  t.is(await readFile(file, 'utf8'), 'Ane');
+  // An open of the tree's that makes a mapping possible, of an adopted file.
+  await world.toy('adopt', node, false);
+  await stat(file);
+  const other = await Snake.start(world.fixture);
+  await other.ask(`keep('fd', os.open('${file}', os.O_RDWR))`);
+  await other.ask("keep('map', mmap.mmap(kept['fd'], 3))");
+  await store(other, 'a store by a handle of the tree that is seen');
+  t.deepEqual(await world.ops('new'), ['Open'], 'of the last alone the tree has heard');
+});
+
+test('names that are not there are known without the tree, in a directory that it has lent', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const upper = `${world.fixture.dir}/lent`;
+  await mkdir(upper);
+  await writeFile(`${upper}/there`, '');
+  const asked = async (directory: string, name: string) => {
+    await world.seen();
+    await stat(`${world.root}/${directory}${name}`).catch(() => undefined);
+    const seen = (await world.seen()).filter((one) => one.op === 'Lookup' && one.name === name);
+    return seen.map((one) => one.name);
+  };
+  // Thawed, but not lent: all are the tree's.
+  await world.toy('thaw', 1);
+  t.deepEqual(await asked('', 'none'), ['none']);
+  await world.toy('lend', 1, upper, 0);
+  t.deepEqual(await asked('', 'none-2'), []);
+  t.deepEqual(await asked('', 'there'), ['there'], 'the layer has it');
+  t.deepEqual(await asked('', 'other'), ['other'], 'the template has it');
+  t.deepEqual(await asked('', 'x'.repeat(256)), [], 'the kernel refuses it');
+  // Nothing is merged into it: what the template has is covered.
+  await world.toy('thaw', await world.node('lib'));
+  await world.toy('lend', await world.node('lib'), upper, -1);
+  t.deepEqual(await asked('lib/', 'large.so'), []);
+  // A name that was not there is there when it has been made, and gone when it is recalled.
+  await writeFile(`${world.root}/none-2`, 'made');
+  t.is(await readFile(`${world.root}/none-2`, 'utf8'), 'made');
+  await world.toy('recall', 1);
+  t.deepEqual(await asked('', 'none-3'), ['none-3']);
 });
 
 test('a tag comes back when its handle is closed', async (t) => {

@@ -1,16 +1,22 @@
-// What the session answers by itself from a descriptor: opens for reading, and attributes, of files that are
-// read again and again after they were written; attributes of directories that change again and again, for
-// which the kernel asks after each change; extended attributes of the root, whose ACL it never keeps. What
-// does not live here: opens for writing, which come to the tree always.
+// What the session answers by itself from a descriptor: opens and attributes of files that are opened again
+// and again after they were written; attributes of directories that change again and again, for which the
+// kernel asks after each change; extended attributes of the root, whose ACL it never keeps. What does not
+// live here: opens that the tree has a say in always, since they empty the file or ask for what promotion
+// gave it to last.
+//
+// Why an open that the session answers cannot be wrong: a file in upper/ that is read from there stays there,
+// and the descriptor stays its own, whatever becomes of its names. What else the tree would see to is that
+// writes take setuid, setgid and capabilities away: before a file gets any, the session may not open it for
+// writing any more (mayGetPrivileges).
 
 import { O_RDONLY } from './abi.ts';
-import { isMapped, type Where } from './attr.ts';
+import type { Where } from './attr.ts';
 import type { Core } from './core.ts';
 import { Directory, type FileNode, type Node } from './node.ts';
 
 /** Descriptors that the session holds for it. */
 const KEPT = 2048;
-/** Opens for reading that come to the tree before. */
+/** Opens for reading that come to the tree before; one for writing alone shows that more will follow. */
 const OPENS_BEFORE = 2;
 /** Looks at the attributes of a directory that come to the tree before. */
 const LOOKS_BEFORE = 2;
@@ -25,15 +31,24 @@ export class AdoptedFiles {
   }
 
   /**
-   * A file in upper/ is opened for reading. Where it is open already it stays with the tree: what is open
-   * for writing may be mapped, and then its attributes are not to be kept.
+   * A file in upper/ is opened.
+   * @param writes  for writing
+   * @param privileged  a write takes something away from it
    */
-  opened(file: FileNode, where: Where): void {
-    const { host } = this.#core;
-    if (++file.opensForReading <= OPENS_BEFORE || this.#nodes.has(file)) return;
-    if (file.state !== 'upper' || host.openHandles(file.id) > 0 || isMapped(this.#core, file))
-      return;
-    if (this.#adopt(file, where, 0)) file.cached = true;
+  opened(file: FileNode, where: Where, writes: boolean, privileged: () => boolean): void {
+    if (this.#nodes.has(file) || file.state !== 'upper') return;
+    if (!writes && ++file.opensForReading <= OPENS_BEFORE) return;
+    this.#adopt(file, where, 0, privileged() ? 0 : 1);
+  }
+
+  /** The session answers for it, so it may have been opened, and its attributes given out, without the tree. */
+  has(node: Node): boolean {
+    return this.#nodes.has(node);
+  }
+
+  /** Before a file gets setuid, setgid or a capability. */
+  mayGetPrivileges(node: Node): void {
+    if (!(node instanceof Directory)) this.drop(node);
   }
 
   /** Attributes of a directory are asked for. */
@@ -41,7 +56,7 @@ export class AdoptedFiles {
     if (!directory.upper || directory.removed || this.#nodes.has(directory)) return;
     if (++directory.asked <= LOOKS_BEFORE) return;
     const where = { fd: this.#core.fd(directory), name: '.' };
-    if (this.#adopt(directory, where, 2 + directory.subdirectories))
+    if (this.#adopt(directory, where, 2 + directory.subdirectories, 0))
       directory.disown = () => this.drop(directory);
   }
 
@@ -56,10 +71,10 @@ export class AdoptedFiles {
     }
   }
 
-  #adopt(node: Node, { fd, name }: Where, links: number): boolean {
+  #adopt(node: Node, { fd, name }: Where, links: number, writable: number): boolean {
     const { host, io, log } = this.#core;
     try {
-      host.adopt(node.id, io.openFile(fd, name, O_RDONLY), node.ino, links);
+      host.adopt(node.id, io.openFile(fd, name, O_RDONLY), node.ino, links, writable);
     } catch (error) {
       // Only a saving: everything goes on to come to the tree.
       log.debug({ error: String(error) }, 'a file could not be adopted');
@@ -79,6 +94,11 @@ export class AdoptedFiles {
       node.disown = undefined;
       node.asked = 0;
     }
-    if (this.#nodes.delete(node)) this.#core.host.disown(node.id);
+    if (!this.#nodes.delete(node)) return;
+    this.#core.host.disown(node.id);
+    if (node instanceof Directory) return;
+    // What the session has done meanwhile the tree was not told.
+    node.mayBeMapped = true;
+    node.cached = true;
   }
 }

@@ -124,7 +124,7 @@ export function validMs(core: Core, child: Child, id: number): number {
 
 /** Whether a shared mapping can still write to a file without open handles; asked until it is gone. */
 export function isMapped(core: Core, file: FileNode): boolean {
-  if (!file.mayBeMapped) return false;
+  if (!file.mayBeMapped && !core.adopted.has(file)) return false;
   const where = whereIs(core, file);
   if (where !== undefined && core.io.isHeldForWriting(where.fd, where.name)) return true;
   file.mayBeMapped = false;
@@ -146,6 +146,8 @@ export function entryOf(core: Core, child: Child, into: Float64Array, id = idOf(
 export function applyChanges(core: Core, node: Node, where: Where, changes: Changes): void {
   const { io } = core;
   if (node instanceof FileNode) node.privileged = undefined;
+  if (changes.mode !== undefined && stripsOnWrite(changes.mode))
+    core.adopted.mayGetPrivileges(node);
   if (changes.size !== undefined) truncate(core, node, where, changes.size);
   if (changes.killSuidgid === true) killPrivileges(core, where);
   if (changes.uid !== undefined || changes.gid !== undefined)

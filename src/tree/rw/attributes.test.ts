@@ -1,5 +1,5 @@
 // Attributes of the writable tree, extended ones among them: what is inherited, promoted, hidden, lost.
-import { closeSync, existsSync, constants as flags } from 'node:fs';
+import { closeSync, existsSync, constants as flags, openSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import ava, { type ExecutionContext } from 'ava';
@@ -8,6 +8,17 @@ import { AS_ROOT, errnoOfCall, ME, type Stage, stage, statOf } from './testing.t
 
 const test = AS_ROOT ? ava : ava.skip;
 const { O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } = flags;
+
+/** A file capability (struct vfs_cap_data, revision 2): cap_net_raw. */
+const NET_RAW = Buffer.alloc(20);
+NET_RAW.writeUInt32LE(0x02000000, 0);
+NET_RAW.writeUInt32LE(1 << 13, 4);
+
+/** An ACL that lets the group run the file: revision 2; user, group and others with rwx, r-x and r--. */
+const GROUP_RUNS = Buffer.from(
+  '02000000' + '01000700ffffffff' + '04000500ffffffff' + '20000400ffffffff',
+  'hex',
+);
 
 function image(t: ExecutionContext): Stage {
   const linked = { data: 'linked content', mode: 0o600 };
@@ -174,32 +185,47 @@ test('a size that no file can have is refused before anything is copied', async 
   t.false(existsSync(join(s.upper, 'etc')));
 });
 
-test('what is read again and again is left to the session, until somebody writes', async (t) => {
+test('what is read again and again is left to the session', async (t) => {
   const s = image(t);
   const { node, ino } = s.create('etc/new', 'x');
   const read = () => s.open_('etc/new', O_RDONLY, () => undefined);
   await read();
   await read();
   t.false(s.host.adopted.has(node));
-  s.host.handles.set(node, 1);
-  await read();
-  t.false(s.host.adopted.has(node), 'somebody may have it mapped');
-  s.host.handles.set(node, 0);
   await read();
   t.true(s.host.adopted.has(node));
-  // From now on the kernel keeps its attributes: a mapping for writing makes them go.
-  await s.open_('etc/new', O_RDWR, () => undefined);
-  t.false(s.host.adopted.has(node));
-  t.is(s.host.attributesDropped.at(-1), node);
   t.is(s.stat('etc/new').ino, ino);
-  await read();
-  t.true(s.host.adopted.has(node));
   s.unlink('etc/new');
   s.tree.forget(node, 1e6);
   t.false(s.host.adopted.has(node));
 });
 
-test('attributes are not to be kept, nor opens left to the session, while a mapping outlives its descriptor', async (t) => {
+test('what is written again is left to the session, unless a write takes something away from it', async (t) => {
+  const s = image(t);
+  const { node } = s.create('etc/new', 'x');
+  const write = () => s.open_('etc/new', O_RDWR, () => undefined);
+  t.false(s.host.writable.has(node), 'made once, perhaps never written again');
+  await write();
+  t.true(s.host.writable.has(node));
+  for (const change of [
+    (tree: typeof s.tree) => void tree.setattr(node, { mode: 0o4755 }),
+    (tree: typeof s.tree) => void tree.setattr(node, { mode: 0o2755 }),
+    (tree: typeof s.tree) => tree.setxattr(node, 'security.capability', NET_RAW, 0, false),
+    (tree: typeof s.tree) => {
+      tree.setattr(node, { mode: 0o2644 });
+      tree.setxattr(node, 'system.posix_acl_access', GROUP_RUNS, 0, false);
+    },
+  ]) {
+    await s.go(change);
+    t.false(s.host.adopted.has(node), 'before the answer to what makes it so');
+    await write();
+    t.true(s.host.adopted.has(node));
+    t.false(s.host.writable.has(node), 'to be read alone');
+    await s.go((tree) => tree.setattr(node, { mode: 0o644, killSuidgid: true }));
+  }
+});
+
+test('attributes are not to be kept while a mapping outlives its descriptor, whoever has opened it', async (t) => {
   const s = image(t);
   // Whoever has it open for writing stands for the mapping: the kernel counts both in the same way.
   const opened = await s.go((tree) => tree.open(s.node('etc/passwd'), O_RDWR, false));
@@ -207,12 +233,18 @@ test('attributes are not to be kept, nor opens left to the session, while a mapp
   const node = s.node('etc/passwd');
   const valid = () => s.tree.getattr(node).attrValidMs;
   t.is(valid(), 0);
-  for (let i = 0; i < 4; i++) await s.open_('etc/passwd', O_RDONLY, () => undefined);
-  t.false(s.host.adopted.has(node));
   closeSync(opened.fd);
   t.is(valid(), Number.POSITIVE_INFINITY);
-  await s.open_('etc/passwd', O_RDONLY, () => undefined);
-  t.true(s.host.adopted.has(node));
+  // The session opens it, and says nothing.
+  t.true(s.host.writable.has(node));
+  const fd = openSync(join(s.upper, 'etc/passwd'), 'r+');
+  t.is(valid(), 0);
+  // Not after it has been taken back either.
+  await s.go((tree) => tree.setattr(node, { mode: 0o4755 }));
+  t.false(s.host.adopted.has(node));
+  t.is(valid(), 0);
+  closeSync(fd);
+  t.is(valid(), Number.POSITIVE_INFINITY);
 });
 
 test('what a truncation takes away is told to the kernel before the open is answered', async (t) => {

@@ -17,6 +17,7 @@ import type { NativeUpper } from '../../native/upper.ts';
 import { fail, NAME_MAX } from './abi.ts';
 import { AdoptedFiles } from './adopted.ts';
 import { CopyJobs } from './copy-jobs.ts';
+import { LentDirectories } from './lent.ts';
 import { LinkGroups } from './link-groups.ts';
 import { Directory, FileNode, isOwn, type Node } from './node.ts';
 import type { TreeHost } from './operations.ts';
@@ -59,6 +60,7 @@ export class Core {
   readonly groups: LinkGroups;
   readonly copies: CopyJobs;
   readonly adopted: AdoptedFiles;
+  readonly lent: LentDirectories;
   readonly #thawed = new Set<number>();
   #nextNode = FIRST_OWN_NODE;
   #nextWork = 0;
@@ -74,6 +76,7 @@ export class Core {
     this.groups = new LinkGroups(options.toc);
     this.copies = new CopyJobs(this, options.unclaimedMs);
     this.adopted = new AdoptedFiles(this);
+    this.lent = new LentDirectories(this);
     this.root = this.#addDirectory(0, undefined, '');
     this.root.upper = true;
   }

@@ -139,8 +139,9 @@ function openUpper(core: Core, file: FileNode, flags: number, killSuidgid: boole
     core.io.close(fd);
     throw error;
   }
-  if ((flags & O_ACCMODE) === O_RDONLY) core.adopted.opened(file, where);
-  else forgetCached(core, file, flags);
+  const forWriting = (flags & O_ACCMODE) !== O_RDONLY;
+  if (forWriting) forgetCached(core, file, flags);
+  core.adopted.opened(file, where, forWriting, () => isPrivileged(core, file, where));
   return { kind: 'upper', fd, direct, tag: 0, ino: file.ino };
 }
 
@@ -157,7 +158,6 @@ function isPrivileged(core: Core, file: FileNode, where: Where): boolean {
 function forgetCached(core: Core, file: FileNode, flags: number): void {
   if ((flags & O_ACCMODE) !== O_RDWR) return;
   file.mayBeMapped = true;
-  core.adopted.drop(file);
   if (!file.cached) return;
   file.cached = false;
   core.host.invalidateAttributes(file.id);

@@ -83,10 +83,17 @@ export interface TreeHost {
   invalidateAttributes(node: number): void;
   /**
    * The session may answer opens and attributes of the node from this descriptor, which it takes over;
-   * `links`: link count of a directory, else 0.
+   * `links`: link count of a directory, else 0; `writable`: 1 where it may answer opens to write too. From
+   * then on it makes the kernel forget the attributes with every O_RDWR open, also with the tree's.
    */
-  adopt(node: number, fd: number, ino: number, links: number): void;
+  adopt(node: number, fd: number, ino: number, links: number, writable: number): void;
   disown(node: number): void;
+  /**
+   * The session may say which names a directory has not, from this descriptor of it in upper/, which it takes
+   * over. `row`: template's directory that is merged into it, or -1. `changes`: 0.
+   */
+  lend(node: number, fd: number, row: number, changes: number): void;
+  recall(node: number): void;
   /** The session may answer for extended attributes of the root from this descriptor of upper/, which it takes over. */
   holdRoot(fd: number): void;
 }

@@ -154,6 +154,7 @@ export function lastOf(core: Core, directory: Directory): Float64Array {
 export function directoryGone(core: Core, directory: Directory, last: Float64Array): void {
   directory.last = last;
   core.adopted.drop(directory);
+  core.lent.recall(directory);
   core.upperDirectories.drop(directory);
   if (isOwn(directory.id) && directory.lookups === 0) core.directories.delete(directory.id);
 }

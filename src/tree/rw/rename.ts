@@ -185,6 +185,7 @@ function emptyForGood(core: Core, at: End, directory: Directory): void {
   }
   core.upperDirectories.drop(directory);
   core.adopted.drop(directory);
+  core.lent.recall(directory);
   directory.unmerge();
   clear(core, made);
 }

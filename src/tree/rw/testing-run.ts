@@ -9,6 +9,7 @@ import type { Opened } from './operations.ts';
 import { errnoOfCall, ME, ROOT_NODE, readAll, Stage, statOf } from './testing.ts';
 import { Model, ModelError, type ModelInode } from './testing-model.ts';
 import type { Operation } from './testing-operations.ts';
+import { compareAdopted, compareLent } from './testing-session.ts';
 
 const { O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } = constants;
 const ESTALE = 116;
@@ -355,6 +356,8 @@ export class Run {
     walk('', ROOT_NODE, this.model.root);
     for (const held of this.held) this.compareHeld(held);
     this.compareNative();
+    compareLent(this.stage);
+    compareAdopted(this.stage);
   }
 
   compareInode(path: string, node: number, inode: ModelInode): void {

@@ -38,6 +38,9 @@ export class NotedHost implements TreeHost {
   readonly invalidations: { node: number; name: string }[] = [];
   readonly attributesDropped: number[] = [];
   readonly adopted = new Map<number, number>();
+  /** Adopted for writing too. */
+  readonly writable = new Set<number>();
+  readonly lent = new Map<number, { fd: number; row: number }>();
 
   thaw(node: number): void {
     this.thawed.add(node);
@@ -51,7 +54,8 @@ export class NotedHost implements TreeHost {
   invalidateAttributes(node: number): void {
     this.attributesDropped.push(node);
   }
-  adopt(node: number, fd: number): void {
+  adopt(node: number, fd: number, _ino = 0, _links = 0, writable = 0): void {
+    if (writable === 1) this.writable.add(node);
     const before = this.adopted.get(node);
     if (before !== undefined) closeSync(before);
     this.adopted.set(node, fd);
@@ -60,6 +64,16 @@ export class NotedHost implements TreeHost {
     const fd = this.adopted.get(node);
     if (fd !== undefined) closeSync(fd);
     this.adopted.delete(node);
+    this.writable.delete(node);
+  }
+  lend(node: number, fd: number, row: number): void {
+    this.recall(node);
+    this.lent.set(node, { fd, row });
+  }
+  recall(node: number): void {
+    const known = this.lent.get(node);
+    if (known !== undefined) closeSync(known.fd);
+    this.lent.delete(node);
   }
   holdRoot(fd: number): void {
     closeSync(fd);
@@ -158,6 +172,7 @@ export class Stage {
   closeTree(): void {
     this.tree.close();
     for (const node of [...this.host.adopted.keys()]) this.host.disown(node);
+    for (const node of [...this.host.lent.keys()]) this.host.recall(node);
   }
 
   remove(): void {

@@ -135,8 +135,11 @@ export class WritableTree implements TreeOperations {
   lookup(parent: number, name: string): Entry | undefined {
     return this.#run((core) => {
       if (name.length > 255) throw fail('ENAMETOOLONG', 'name');
-      const child = core.child(core.directory(parent), name);
-      return child === undefined ? undefined : this.#looked(child);
+      const directory = core.directory(parent);
+      const child = core.child(directory, name);
+      if (child !== undefined) return this.#looked(child);
+      core.lent.missed(directory);
+      return undefined;
     });
   }
 

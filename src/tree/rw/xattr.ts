@@ -2,7 +2,7 @@
 import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
 import { E, errnoOf, fail, S_IPERM, S_ISGID } from './abi.ts';
 import { ACL_ACCESS, ACL_DEFAULT } from './acl.ts';
-import { type Where, whereIs } from './attr.ts';
+import { CAPABILITY, type Where, whereIs } from './attr.ts';
 import type { Child, Core } from './core.ts';
 import { Directory, type Node } from './node.ts';
 import { promote } from './promote.ts';
@@ -59,6 +59,8 @@ export function setXattr(
   killSgid: boolean,
 ): void {
   const { at, name } = writable(core, node, attribute);
+  // An ACL may let the group run a file whose setgid bit meant locking before.
+  if (attribute === CAPABILITY || attribute === ACL_ACCESS) core.adopted.mayGetPrivileges(node);
   core.io.setxattr(at.fd, at.name, name, value, flags);
   if (killSgid && attribute === ACL_ACCESS) {
     const attributes = new Float64Array(ATTR_SLOTS);

@@ -1,0 +1,58 @@
+// Names of directories in the writable layer: looked for, made and removed here, where that needs
+// nothing of the tree.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+#include <utility>
+
+#include "unique_fd.h"
+
+namespace firstlight {
+
+struct Context;
+
+/** A directory that the tree has lent. */
+struct LentDirectory {
+  /** Of the directory in the layer; O_PATH. */
+  UniqueFd fd;
+  /** Row of the template's directory that is merged into it; kNone: there is none. */
+  uint32_t row = 0;
+  /** New files take their permissions from who makes them, not from the directory's ACL. */
+  bool changes = false;
+};
+
+/** By node id. */
+class LentDirectories {
+ public:
+  void lend(uint64_t node, std::shared_ptr<const LentDirectory> directory) {
+    std::unique_lock lock(mutex_);
+    directories_[node].swap(directory);
+  }
+  /** Who has found it before may still use it. */
+  void recall(uint64_t node) {
+    std::shared_ptr<const LentDirectory> gone;  // closes its descriptor after the lock
+    std::unique_lock lock(mutex_);
+    auto found = directories_.find(node);
+    if (found == directories_.end()) return;
+    gone = std::move(found->second);
+    directories_.erase(found);
+  }
+  std::shared_ptr<const LentDirectory> find(uint64_t node) {
+    std::shared_lock lock(mutex_);
+    auto found = directories_.find(node);
+    return found == directories_.end() ? nullptr : found->second;
+  }
+
+ private:
+  std::shared_mutex mutex_;
+  std::unordered_map<uint64_t, std::shared_ptr<const LentDirectory>> directories_;
+};
+
+/** LOOKUP of a name that is not there; all others go to the tree. */
+int op_lookup_upper(const Context&);
+
+}  // namespace firstlight
