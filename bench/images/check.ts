@@ -1,18 +1,23 @@
 // node bench/images/check.ts [SERVICE...]: starts each service image in both versions and waits until it
 // is ready; says how long that took with everything local. For whoever changes a recipe.
+import { enclose } from '../lib/enclosure.ts';
 import { checkBuilt, startServer, Worker } from '../lib/program.ts';
 import { Workspace } from '../lib/workspace.ts';
-import { inOwnNetwork, Running } from './run.ts';
-import { allServices, serviceImage, serviceNamed } from './services.ts';
+import { Running } from './run.ts';
+import { allServices, buildServices, serviceImage, serviceNamed } from './services.ts';
 
 const names = process.argv.slice(2);
 const services = names.length > 0 ? names.map(serviceNamed) : allServices();
 const versions = ['old', 'new'] as const;
 // Built out here: the namespace has no way to the packages.
+await buildServices(
+  services.map(({ name }) => name),
+  [...versions],
+);
 const images = services.flatMap((service) =>
   versions.map((version) => ({ service, version, source: serviceImage(service.name, version) })),
 );
-inOwnNetwork();
+await enclose('service-check', 'own');
 checkBuilt();
 const space = new Workspace('service-check');
 try {

@@ -1,7 +1,7 @@
-// One container of a service under firstlight, from the command to ready to its end; and a network
-// namespace of the bench's own, so that a service has its usual port whatever else runs on the
-// machine. What does not live here: what is measured, images (services.ts).
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+// One container of a service under firstlight, from the command to ready to its end, in a network
+// namespace of the bench's own (lib/enclosure.ts), so that a service has its usual port whatever else
+// runs on the machine. What does not live here: what is measured, images (services.ts).
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ENTRY, NODE, type Worker } from '../lib/program.ts';
@@ -11,26 +11,6 @@ import { type Service, waitReady } from './services.ts';
 const READY_TIMEOUT_MS = 180_000;
 const END_TIMEOUT_MS = 30_000;
 const OUTPUT_MAX = 64 << 10;
-/** Set in the process that runs in the namespace. */
-const MARK = 'FIRSTLIGHT_BENCH_NETWORK';
-
-/**
- * Starts this very program again in a network namespace that has the loopback device alone, and ends with
- * its exit code; returns in that second one. Call it first of all.
- */
-export function inOwnNetwork(): void {
-  if (process.env[MARK] !== undefined) return;
-  const child = spawnSync(
-    'unshare',
-    [
-      ...['--net', '--', 'sh', '-c', 'ip link set lo up && exec "$@"', 'sh'],
-      ...[process.execPath, ...process.execArgv, ...process.argv.slice(1)],
-    ],
-    { stdio: 'inherit', env: { ...process.env, [MARK]: '1' } },
-  );
-  if (child.error !== undefined) throw child.error;
-  process.exit(child.status ?? 1);
-}
 
 /** A started container. */
 export class Running {

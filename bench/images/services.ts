@@ -1,12 +1,14 @@
 // The service images as benches use them: services.json read and checked, an image built where the
 // cache lacks it, and the wait for a service to be ready by its own condition. What does not live
 // here: how an image is built (build.sh), how a container is started.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { enclosedDirectory } from '../lib/enclosure.ts';
 
 const BUILD = fileURLToPath(new URL('./build.sh', import.meta.url));
 const LIST = fileURLToPath(new URL('./services.json', import.meta.url));
@@ -60,6 +62,35 @@ export function serviceImage(name: string, version: ServiceVersion): string {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   return `oci:${out.trim()}:latest`;
+}
+
+/**
+ * Builds the images of services where the cache lacks them. A signal meanwhile ends the builders, and then this
+ * process: call it before anything else is there that has to be ended.
+ */
+export async function buildServices(names: string[], versions: ServiceVersion[]): Promise<void> {
+  // Done already, by whoever started this process.
+  if (enclosedDirectory() !== undefined) return;
+  for (const name of names) {
+    for (const version of versions) {
+      // A group of its own, so that a signal reaches all that builds, once.
+      const builder = spawn('bash', [BUILD, name, version], {
+        stdio: ['ignore', 'ignore', 'inherit'],
+        detached: true,
+      });
+      let asked = false;
+      const end = () => {
+        asked = true;
+        process.kill(-builder.pid!, 'SIGTERM');
+      };
+      const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+      for (const signal of signals) process.on(signal, end);
+      const [code] = (await once(builder, 'exit')) as [number | null];
+      for (const signal of signals) process.off(signal, end);
+      if (asked) process.exit(130);
+      if (code !== 0) throw new Error(`the image of ${name} (${version}) could not be built`);
+    }
+  }
 }
 
 /** A started container, as far as the wait for it needs to know. */

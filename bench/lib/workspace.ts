@@ -1,28 +1,38 @@
 // The temporary directory of a bench run, and its teardown: whatever is mounted below it is
 // unmounted, children are ended by their process ids, then the files go. Runs after errors and
-// signals too. What does not live here: firstlight itself (program.ts).
+// signals too. What does not live here: firstlight itself (program.ts), namespaces (enclosure.ts).
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { enclosedDirectory, onRelease } from './enclosure.ts';
 
 /** A directory of its own with everything that a bench starts and mounts. */
 export class Workspace {
   readonly directory: string;
   readonly #undo: (() => Promise<void> | void)[] = [];
   #closed: Promise<void> | undefined;
+  #ending = false;
 
   constructor(name: string) {
     if (process.getuid?.() !== 0) {
       throw new Error('the benches mount file systems and drop caches: run them as root');
     }
-    this.directory = mkdtempSync(join(process.env.BENCH_DIR ?? tmpdir(), `firstlight-${name}-`));
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-      process.once(signal, () => {
-        void this.close().finally(() => process.exit(130));
-      });
-    }
+    this.directory =
+      enclosedDirectory() ??
+      mkdtempSync(join(process.env.BENCH_DIR ?? tmpdir(), `firstlight-${name}-`));
+    const end = () => {
+      this.#ending = true;
+      void this.close().finally(() => process.exit(130));
+    };
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, end);
+    onRelease(end);
+  }
+
+  /** Whether the bench has been told to end: what fails now fails because of that. */
+  get ending(): boolean {
+    return this.#ending;
   }
 
   /** A path below the directory, made as a directory. */
@@ -37,8 +47,12 @@ export class Workspace {
     this.#undo.push(undo);
   }
 
-  /** Starts a process that ends with the bench; SIGTERM, and SIGKILL after five seconds. */
+  /**
+   * Starts a process that ends with the bench; SIGTERM, and SIGKILL after five seconds.
+   * @throws once the bench has been told to end
+   */
   start(command: string, args: string[], env: NodeJS.ProcessEnv = process.env): ChildProcess {
+    if (this.#ending) throw new Error(`${command} is not started: the bench is ending`);
     const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
     this.defer(() => this.end(child));
     return child;

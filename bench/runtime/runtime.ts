@@ -4,7 +4,8 @@
 //
 //   node bench/runtime/runtime.ts [--loads redis,python] [--rounds 5] [--sides overlayfs,firstlight]
 import { parseArgs } from 'node:util';
-import { inOwnNetwork } from '../images/run.ts';
+import { buildServices } from '../images/services.ts';
+import { enclose } from '../lib/enclosure.ts';
 import { machineFacts, median } from '../lib/measure.ts';
 import { checkBuilt, startServer, Worker } from '../lib/program.ts';
 import { RowWriter } from '../lib/rows.ts';
@@ -94,9 +95,7 @@ function addRows(rows: RowWriter, load: Load, seen: Seen): void {
   }
 }
 
-async function main(space: Workspace): Promise<void> {
-  checkBuilt();
-  const chosen = choice();
+async function main(space: Workspace, chosen: Choice): Promise<void> {
   const rows = new RowWriter('runtime');
   process.stderr.write(`${JSON.stringify(machineFacts(space.directory))}\n`);
   const server = await startServer(space, space.makeDirectory('data'));
@@ -108,10 +107,14 @@ async function main(space: Workspace): Promise<void> {
   rows.print();
 }
 
-inOwnNetwork();
+checkBuilt();
+const chosen = choice();
+// Built out here: the namespace has no way to the packages.
+await buildServices([...new Set(chosen.loads.map((load) => load.image))], ['new']);
+await enclose('runtime', 'own');
 const space = new Workspace('runtime');
 try {
-  await main(space);
+  await main(space, chosen);
 } finally {
   await space.close();
 }

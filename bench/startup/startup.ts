@@ -19,7 +19,8 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { allServices, serviceImage, serviceNamed } from '../images/services.ts';
+import { allServices, buildServices, serviceImage, serviceNamed } from '../images/services.ts';
+import { enclose } from '../lib/enclosure.ts';
 import { dropCaches, machineFacts } from '../lib/measure.ts';
 import { checkBuilt } from '../lib/program.ts';
 import { RowWriter } from '../lib/rows.ts';
@@ -114,13 +115,15 @@ function cacheDirectory(): string {
 }
 
 class Bench {
+  readonly #space: Workspace;
   readonly #choice: Choice;
   readonly #wan: Wan;
   readonly #out: string | undefined;
   readonly samples: Sample[] = [];
   failures = 0;
 
-  constructor(choice: Choice, wan: Wan) {
+  constructor(space: Workspace, choice: Choice, wan: Wan) {
+    this.#space = space;
     this.#choice = choice;
     this.#wan = wan;
     this.#out = process.env.OUT;
@@ -215,6 +218,7 @@ class Bench {
         await system.stop(start);
       }
     } catch (error) {
+      if (this.#space.ending) throw error;
       this.failures++;
       const text = (error as Error).message;
       this.write({ kind: 'failure', ...where, error: text });
@@ -233,9 +237,7 @@ function prepareImages(names: string[]): PreparedService[] {
   });
 }
 
-async function main(space: Workspace): Promise<void> {
-  checkBuilt();
-  const chosen = choice();
+async function main(space: Workspace, chosen: Choice): Promise<void> {
   const services = prepareImages(chosen.services);
   const wan = await Wan.start({ rttMs: 0.2, bitsPerSecond: 1e9 });
   space.defer(() => wan.close());
@@ -243,7 +245,7 @@ async function main(space: Workspace): Promise<void> {
     (system) => chosen.systems === undefined || chosen.systems.includes(system.name),
   );
   for (const system of systems) await system.publish(services);
-  const bench = new Bench(chosen, wan);
+  const bench = new Bench(space, chosen, wan);
   bench.write({
     kind: 'run',
     machine: { ...machineFacts(space.directory) },
@@ -261,9 +263,14 @@ async function main(space: Workspace): Promise<void> {
   if (bench.failures > 0) throw new Error(`${bench.failures} starts failed`);
 }
 
+checkBuilt();
+const chosen = choice();
+// Out here, and while nothing is measured.
+await buildServices(chosen.services, ['old', 'new']);
+await enclose('startup', 'shared');
 const space = new Workspace('startup');
 try {
-  await main(space);
+  await main(space, chosen);
 } finally {
   await space.close();
 }

@@ -5,8 +5,8 @@
 //
 //   SERVICES=redis,nginx ROUNDS=5 RATE=100mbit GROUP=python,redis  make bench-trace
 import { loadTrace } from '../../src/trace/files.ts';
-import { inOwnNetwork } from '../images/run.ts';
-import { type Service, serviceImage, serviceNamed } from '../images/services.ts';
+import { buildServices, type Service, serviceImage, serviceNamed } from '../images/services.ts';
+import { enclose } from '../lib/enclosure.ts';
 import { machineFacts, median } from '../lib/measure.ts';
 import { checkBuilt } from '../lib/program.ts';
 import { RowWriter } from '../lib/rows.ts';
@@ -182,10 +182,8 @@ async function main(space: Workspace): Promise<void> {
 }
 
 // Built out here: the namespace has no way to the packages.
-for (const name of new Set([...SERVICES, ...GROUP])) {
-  for (const version of ['old', 'new'] as const) serviceImage(name, version);
-}
-inOwnNetwork();
+await buildServices([...new Set([...SERVICES, ...GROUP])], ['old', 'new']);
+await enclose('trace', 'own');
 const space = new Workspace('trace');
 try {
   await main(space);

@@ -7,8 +7,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { loadTrace } from '../../src/trace/files.ts';
 import { TRACE_PART_BYTES, type TraceItem } from '../../src/trace/tracer.ts';
-import { inOwnNetwork } from '../images/run.ts';
-import { allServices, type Service, serviceImage, serviceNamed } from '../images/services.ts';
+import {
+  allServices,
+  buildServices,
+  type Service,
+  serviceImage,
+  serviceNamed,
+} from '../images/services.ts';
+import { enclose } from '../lib/enclosure.ts';
 import { checkBuilt } from '../lib/program.ts';
 import { Workspace } from '../lib/workspace.ts';
 import { Site } from './site.ts';
@@ -96,8 +102,11 @@ async function main(space: Workspace, services: Service[]): Promise<void> {
 const asked = (process.env.SERVICES ?? '').split(',').filter((name) => name !== '');
 const services = asked.length > 0 ? asked.map(serviceNamed) : allServices();
 // Built out here: the namespace has no way to the packages.
-for (const { name } of services) serviceImage(name, 'new');
-inOwnNetwork();
+await buildServices(
+  services.map(({ name }) => name),
+  ['new'],
+);
+await enclose('traces', 'own');
 checkBuilt();
 const space = new Workspace('traces');
 try {
