@@ -75,6 +75,8 @@ export interface EncodedBundle {
   bytes: number;
   /** Hex digest that names the bundle. */
   id: string;
+  /** Number of its frames that are patches. */
+  patches: number;
 }
 
 /** Contents that bases have, and the images that are needed for them. */
@@ -417,7 +419,8 @@ export async function encodeBundle(input: EncodeInput, path: string): Promise<En
     await rename(wholePath, path);
     await syncDirectory(dirname(path));
     const headerBytes = PREAMBLE_BYTES + header.length;
-    return { headerBytes, bytes: headerBytes + body.bytes, id };
+    const patches = body.frames.filter(({ kind }) => kind === FRAME_KIND.patch).length;
+    return { headerBytes, bytes: headerBytes + body.bytes, id, patches };
   } finally {
     for (const file of files) await file.close();
     await rm(bodyPath, { force: true });

@@ -58,6 +58,15 @@ export interface ImageDetail extends ImageSummary {
   bundleBytes?: number;
   headerBytes?: number;
   order: ImageOrder;
+  patches: ImagePatches;
+}
+
+/** Patches of an image against those that were added before it under the same name. */
+export interface ImagePatches {
+  /** Bundles with patches that are there in the order of now: for a worker with the image `from` alone. */
+  ready: { from: string; name: string; bundleBytes: number }[];
+  /** How many are being computed, or wait for it. */
+  pending: number;
 }
 
 /** An image that has a layer of some chain id (the OCI image specification's ChainID). */

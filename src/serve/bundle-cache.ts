@@ -5,6 +5,9 @@
 // of the image's order. Two workers with different images that share the same contents get the same
 // bundle. Where only a bundle in an older order is there, it is the answer, and the newer one is
 // computed behind it: a new order never delays anybody.
+//
+// Nor do patches. A bundle with patches has a key of its own and is computed behind everything else,
+// one at a time; until it is there, the one without is the answer.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
@@ -13,6 +16,7 @@ import { BUNDLE_VERSION } from '../delta/bundle.ts';
 import { Toc } from '../delta/toc.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
+import { BaseChoice } from './base-choice.ts';
 import type { BlobStore, BundleReader } from './blobs.ts';
 import type { BundleRecord, Catalog, RanksRecord } from './catalog.ts';
 import { encode } from './encode.ts';
@@ -47,7 +51,9 @@ export interface BundleCacheOptions {
   /** Bundles computed at the same time. */
   encodesAtOnce: number;
   /** Called after each computation. */
-  onEncoded?(seconds: number, record: BundleRecord): void;
+  onEncoded?(seconds: number, record: BundleRecord, patches: boolean): void;
+  /** Called when the bundle of an image in the order of now is there. */
+  onRefreshed?(image: string): Promise<void>;
 }
 
 /** The time of last use is written down when it is this much older. */
@@ -61,10 +67,13 @@ function gone(image: string): FirstlightError {
 export class BundleCache {
   readonly #o: BundleCacheOptions;
   readonly #queue: PQueue;
+  /** Bundles with patches, one at a time; those that somebody has asked for first. */
+  readonly #patchQueue = new PQueue({ concurrency: 1 });
+  /** Keys of bundles with patches that turned out to have none: to try again would give nothing. */
+  readonly #patchless = new LRUCache<string, true>({ max: 10_000 });
   /** Computations under way, by key: whoever wants the same waits for the same. */
   readonly #running = new Map<string, Promise<BundleRecord | undefined>>();
-  /** Chosen bases by image and candidates: reading 64 lists of contents for each request is too much. */
-  readonly #choices = new LRUCache<string, string[]>({ max: 10_000 });
+  readonly #choice: BaseChoice;
   readonly #readers = new Map<string, number>();
   readonly #touched = new LRUCache<string, number>({ max: 100_000 });
   readonly #ending = new AbortController();
@@ -73,6 +82,7 @@ export class BundleCache {
 
   constructor(options: BundleCacheOptions) {
     this.#o = options;
+    this.#choice = new BaseChoice(options.catalog, options.blobs);
     this.#queue = new PQueue({ concurrency: options.encodesAtOnce });
   }
 
@@ -105,9 +115,14 @@ export class BundleCache {
    * Key and family of the bundle that makes `image` from `bases` (sorted).
    * @param order  version of the image's order, empty where it is that of the tree
    */
-  keysOf(image: string, bases: readonly string[], order: string): { key: string; family: string } {
+  keysOf(
+    image: string,
+    bases: readonly string[],
+    order: string,
+    patches = false,
+  ): { key: string; family: string } {
     const name = (ranks: string | number) => {
-      const inputs = { format: BUNDLE_VERSION, image, bases, ranks };
+      const inputs = { format: BUNDLE_VERSION, image, bases, ranks, ...(patches && { patches }) };
       return createHash('sha256').update(JSON.stringify(inputs)).digest('hex');
     };
     const family = name(0);
@@ -117,10 +132,15 @@ export class BundleCache {
   /**
    * The bundle that makes `image` on a worker that holds `candidates`; computed where it is not there yet.
    * @param candidates  manifest digests; those that the catalog does not know are ignored
+   * @param patches     whether the worker can take patches against them
    */
-  async find(image: string, candidates: readonly string[]): Promise<BundleRecord> {
+  async find(image: string, candidates: readonly string[], patches = false): Promise<BundleRecord> {
     const { catalog } = this.#o;
     const bases = await this.#chooseBases(image, candidates);
+    if (patches && bases.length > 0) {
+      const patched = await this.#findPatched(image, bases);
+      if (patched !== undefined) return patched;
+    }
     const order = await catalog.orderOf(image);
     const { key, family } = this.keysOf(image, bases, order);
     const known = await catalog.findBundle(key);
@@ -138,6 +158,55 @@ export class BundleCache {
     return this.find(image, bases);
   }
 
+  /**
+   * The bundle with patches that is there for a worker with these bases: the one in the order of now, one in an older
+   * order, or one that makes use of a single base. The first of them is computed where it is not there.
+   */
+  async #findPatched(image: string, bases: string[]): Promise<BundleRecord | undefined> {
+    const { catalog } = this.#o;
+    const order = await catalog.orderOf(image);
+    const { key, family } = this.keysOf(image, bases, order, true);
+    const known = await catalog.findBundle(key);
+    if (known !== undefined) return known;
+    // Its failure is in the log, and the next request tries again.
+    this.#patch(image, bases, order, 1).catch(() => {});
+    const before = await catalog.newestOfFamily(family);
+    if (before !== undefined || bases.length === 1) return before;
+    const single = await Promise.all(
+      bases.map((base) => catalog.newestOfFamily(this.keysOf(image, [base], '', true).family)),
+    );
+    return single.reduce(
+      (a, b) => (b === undefined || (a && a.bytes <= b.bytes) ? a : b),
+      undefined,
+    );
+  }
+
+  /**
+   * The bundle with patches that makes `image` from `base` in the order of now.
+   * @param compute  whether it is computed, behind all others, where it is not there
+   * @returns undefined where it is not there or would have no patches
+   */
+  async patched(image: string, base: string, compute: boolean): Promise<BundleRecord | undefined> {
+    const { catalog } = this.#o;
+    const bases = await this.#chooseBases(image, [base]);
+    if (bases.length === 0) return undefined;
+    const order = await catalog.orderOf(image);
+    const known = await catalog.findBundle(this.keysOf(image, bases, order, true).key);
+    if (known !== undefined || !compute) return known;
+    return this.#patch(image, bases, order, 0);
+  }
+
+  #patch(
+    image: string,
+    bases: string[],
+    order: string,
+    priority: number,
+  ): Promise<BundleRecord | undefined> {
+    const { key } = this.keysOf(image, bases, order, true);
+    if (this.#patchless.has(key)) return Promise.resolve(undefined);
+    return this.#run(key, image, bases, order, priority);
+  }
+
   /** Computes the bundle for a worker without images in the order of now, where it is not there. */
   async refresh(image: string): Promise<void> {
     const { catalog } = this.#o;
@@ -147,6 +216,7 @@ export class BundleCache {
     if (known === undefined) await this.#run(key, image, [], order);
     // An order that comes back finds its bundle, which is then the one to keep.
     else if (!known.fresh) await catalog.addBundle({ ...known, fresh: true });
+    await this.#o.onRefreshed?.(image);
   }
 
   /** The computation of a bundle, new or under way; undefined where its inputs have changed meanwhile. */
@@ -155,20 +225,34 @@ export class BundleCache {
     image: string,
     bases: string[],
     order: string,
+    patchPriority?: number,
   ): Promise<BundleRecord | undefined> {
     const { gate } = this.#o;
     const running = this.#running.get(key);
     if (running !== undefined) return running;
-    const { signal } = this.#ending;
-    const started = this.#queue
-      .add(() => gate.use(() => this.#make(image, bases, order)), { signal })
-      .finally(() => this.#running.delete(key));
+    const patches = patchPriority !== undefined;
+    // Not the queue's own signal: it would reject while the work goes on, and `close` would not see its end.
+    const make = () => {
+      this.#ending.signal.throwIfAborted();
+      return gate.use(() => this.#make(image, bases, order, patches));
+    };
+    const started = (
+      patches ? this.#patchQueue.add(make, { priority: patchPriority }) : this.#queue.add(make)
+    ).finally(() => this.#running.delete(key));
     this.#running.set(key, started);
     return started;
   }
 
-  /** Computes and keeps a bundle; undefined where one of the bases has gone, or the order is no longer this one. */
-  async #make(image: string, bases: string[], order: string): Promise<BundleRecord | undefined> {
+  /**
+   * Computes and keeps a bundle; undefined where one of the bases has gone, or the order is no longer this one, or
+   * there is nothing to patch.
+   */
+  async #make(
+    image: string,
+    bases: string[],
+    order: string,
+    patches: boolean,
+  ): Promise<BundleRecord | undefined> {
     const { catalog } = this.#o;
     if ((await catalog.findByDigest(image)) === undefined) throw gone(image);
     for (const base of bases) {
@@ -177,8 +261,12 @@ export class BundleCache {
     const ranks = await catalog.ranksOf(image);
     if ((ranks?.version ?? '') !== order) return undefined;
     const [wanted, ...others] = await Promise.all([image, ...bases].map((d) => this.load(d)));
-    const made = await this.compute(wanted!, others, ranks, this.#ending.signal);
+    const made = await this.compute(wanted!, others, ranks, this.#ending.signal, patches);
     try {
+      if (patches && made.patches === 0) {
+        this.#patchless.set(made.record.key, true);
+        return undefined;
+      }
       await this.keep(made, async () => {
         if (!(await catalog.addBundle(made.record))) throw gone(image);
       });
@@ -188,49 +276,10 @@ export class BundleCache {
     }
   }
 
-  /** Of the images a worker holds, those that give the bundle something: most bytes first, then only what adds to it. */
-  async #chooseBases(image: string, candidates: readonly string[]): Promise<string[]> {
-    const { catalog, gate, blobs } = this.#o;
-    if (candidates.length === 0) return [];
-    return gate.use(async () => {
-      const asked = [...new Set(candidates)].sort();
-      const rows = await Promise.all(asked.map((digest) => catalog.findByDigest(digest)));
-      const known = asked.filter((_, i) => rows[i] !== undefined);
-      if (known.length === 0) return [];
-      const choice = [image, ...known].join(' ');
-      const before = this.#choices.get(choice);
-      if (before !== undefined) return before;
-      const toc = new Toc(await blobs.readDocument(image, 'toc'));
-      const digests = await blobs.readDocument(image, 'contents');
-      const wanted = new Map<string, number>();
-      for (let c = 0; c < toc.contents; c++) {
-        wanted.set(digests.toString('latin1', c * 32, c * 32 + 32), toc.contentSize(c));
-      }
-      const offers: { digest: string; shared: string[]; bytes: number }[] = [];
-      for (const digest of known) {
-        const has = await blobs.readDocument(digest, 'contents');
-        const offer = { digest, shared: [] as string[], bytes: 0 };
-        for (let at = 0; at < has.length; at += 32) {
-          const content = has.toString('latin1', at, at + 32);
-          const size = wanted.get(content);
-          if (size === undefined) continue;
-          offer.shared.push(content);
-          offer.bytes += size;
-        }
-        offers.push(offer);
-      }
-      // Equal offers keep the order of their digests: the choice depends on nothing but its inputs.
-      offers.sort((a, b) => b.bytes - a.bytes);
-      const chosen: string[] = [];
-      for (const offer of offers) {
-        let adds = false;
-        for (const content of offer.shared) adds = wanted.delete(content) || adds;
-        if (adds) chosen.push(offer.digest);
-      }
-      chosen.sort();
-      this.#choices.set(choice, chosen);
-      return chosen;
-    });
+  /** Bases worth counting on; see base-choice.ts. */
+  #chooseBases(image: string, candidates: readonly string[]): Promise<string[]> {
+    if (candidates.length === 0) return Promise.resolve([]);
+    return this.#o.gate.use(() => this.#choice.choose(image, candidates));
   }
 
   /** Computes a bundle aside; to be called inside the gate. `keep` makes it visible, `drop` cleans up. */
@@ -239,22 +288,28 @@ export class BundleCache {
     bases: LoadedImage[],
     ranks: RanksRecord | undefined,
     signal: AbortSignal,
-  ): Promise<{ record: BundleRecord; path: string; drop(): Promise<void> }> {
+    patched = false,
+  ): Promise<{ record: BundleRecord; patches: number; path: string; drop(): Promise<void> }> {
     const { blobs, log } = this.#o;
     const scratch = await blobs.makeScratch();
     const path = join(scratch, 'bundle');
     const drop = () => blobs.dropScratch(scratch);
     const started = performance.now();
     try {
-      const { id, bytes, headerBytes } = await encode(
-        { image, bases, ranks: ranks?.data, contentDir: blobs.contentDir },
+      const { id, bytes, headerBytes, patches } = await encode(
+        { image, bases, ranks: ranks?.data, contentDir: blobs.contentDir, patches: patched },
         path,
         AbortSignal.any([signal, this.#ending.signal]),
       );
       const now = Date.now();
       const record: BundleRecord = {
         id,
-        ...this.keysOf(image.digest, bases.map((base) => base.digest).sort(), ranks?.version ?? ''),
+        ...this.keysOf(
+          image.digest,
+          bases.map((base) => base.digest).sort(),
+          ranks?.version ?? '',
+          patched,
+        ),
         image: image.digest,
         bytes,
         headerBytes,
@@ -263,9 +318,10 @@ export class BundleCache {
         usedAt: now,
       };
       const seconds = (performance.now() - started) / 1000;
-      this.#o.onEncoded?.(seconds, record);
-      log.info({ id, image: image.digest, bases: bases.length, bytes, seconds }, 'bundle computed');
-      return { record, path, drop };
+      this.#o.onEncoded?.(seconds, record, patched);
+      const line = { id, image: image.digest, bases: bases.length, bytes, patches, seconds };
+      log.info(line, 'bundle computed');
+      return { record, patches, path, drop };
     } catch (error) {
       await drop();
       if (!signal.aborted && !this.#ending.signal.aborted) {
@@ -374,6 +430,11 @@ export class BundleCache {
     await this.retired(ids);
     if (ids.length > 0) log.info({ bundles: ids.length }, 'unused bundles removed');
     return ids;
+  }
+
+  /** Bundles with patches that are being computed, or wait for it. */
+  get patching(): number {
+    return this.#patchQueue.size + this.#patchQueue.pending;
   }
 
   /** Stops computations; those who wait for one get an error. */

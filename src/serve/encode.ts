@@ -14,6 +14,8 @@ export interface EncodeRequest {
   ranks?: Uint8Array | undefined;
   /** Contents as `<2 hex>/<62 hex>`. */
   contentDir: string;
+  /** With patches against the bases; nobody waits for such a bundle. */
+  patches: boolean;
 }
 
 /**
@@ -21,7 +23,7 @@ export interface EncodeRequest {
  * @throws 'corrupt' where the store lacks a content or has a damaged one, 'no-space', the reason of `signal`
  */
 export async function encode(
-  { image, bases, ranks, contentDir }: EncodeRequest,
+  { image, bases, ranks, contentDir, patches }: EncodeRequest,
   path: string,
   signal: AbortSignal,
 ): Promise<EncodedBundle> {
@@ -35,6 +37,7 @@ export async function encode(
         bases: bases.map(({ digest, toc, digests }) => ({ digest, toc: toc.bytes, digests })),
         ...(ranks === undefined ? {} : { ranks: unpackRanks(ranks) }),
         contentDirectory: contentDir,
+        ...(patches ? { patches, background: true, threads: 1 } : {}),
       },
       path,
       { signal },

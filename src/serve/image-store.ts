@@ -22,6 +22,7 @@ import { Chains } from './chains.ts';
 import { Gate } from './gate.ts';
 import { Intake, type IntakeOptions } from './intake.ts';
 import { parseCatalogRef } from './names.ts';
+import { Patches } from './patches.ts';
 import { sweepAll, sweepSome } from './sweep.ts';
 import { Traces, type TracesOptions } from './traces.ts';
 
@@ -78,6 +79,7 @@ export class ImageStore {
   readonly blobs: BlobStore;
   readonly bundles: BundleCache;
   readonly traces: Traces;
+  readonly patches: Patches;
   readonly chains: Chains;
   readonly log: Logger;
   readonly #gate = new Gate();
@@ -102,7 +104,9 @@ export class ImageStore {
       maxBytes: limits.bundlesMaxBytes,
       encodesAtOnce: limits.encodesAtOnce,
       ...(options.onEncoded === undefined ? {} : { onEncoded: options.onEncoded }),
+      onRefreshed: (image) => this.patches.note(image),
     });
+    this.patches = new Patches({ catalog, bundles: this.bundles, log: options.log });
     this.traces = new Traces({
       catalog,
       blobs,
@@ -121,6 +125,7 @@ export class ImageStore {
       log: options.log,
       rank: (...image) => this.traces.rankNew(...image),
       onNamed: (image) => this.traces.note(image),
+      onAdded: (image, before) => this.patches.note(image, before),
       onLeftovers: (change, contents, image) =>
         this.#removeLater(() => sweepSome(this, change, contents, [image])),
     });
@@ -212,11 +217,12 @@ export class ImageStore {
   async inspect(ref: string, platform: string | undefined): Promise<ImageDetail> {
     return this.#gate.use(async () => {
       const image = await this.find(ref, platform);
-      const [manifest, config, bundle, order] = await Promise.all([
+      const [manifest, config, bundle, order, patches] = await Promise.all([
         this.blobs.readDocument(image.digest, 'manifest.json'),
         this.blobs.readDocument(image.digest, 'config.json'),
         this.catalog.freshBundle(image.digest),
         this.#orderOf(image.digest),
+        this.patches.statusOf(image.digest),
       ]);
       return {
         ...summaryOf(image),
@@ -226,6 +232,7 @@ export class ImageStore {
           ? {}
           : { bundleBytes: bundle.bytes, headerBytes: bundle.headerBytes }),
         order,
+        patches,
       };
     });
   }
@@ -277,9 +284,13 @@ export class ImageStore {
     return [await this.find(ref, platform)];
   }
 
-  /** The bundle that makes an image on a worker which has `bases`. */
-  async bundleFor(image: NamedImage, bases: readonly string[]): Promise<BundleRecord> {
-    return this.bundles.find(image.digest, bases);
+  /** The bundle that makes an image on a worker which has `bases`, and can take patches or not. */
+  async bundleFor(
+    image: NamedImage,
+    bases: readonly string[],
+    patches = false,
+  ): Promise<BundleRecord> {
+    return this.bundles.find(image.digest, bases, patches);
   }
 
   #removeLater(work: () => Promise<void>): void {
@@ -293,6 +304,12 @@ export class ImageStore {
     this.#removals.add(removal);
   }
 
+  /** The periodic clean-up of bundles. */
+  async clean(): Promise<void> {
+    await this.patches.keep();
+    await this.bundles.clean();
+  }
+
   /** Resolves when all removals so far have taken their files away. */
   async settled(): Promise<void> {
     while (this.#removals.size > 0) await Promise.all(this.#removals);
@@ -301,7 +318,9 @@ export class ImageStore {
   /** Stops what is under way, then closes everything and gives the lock back. */
   async close(): Promise<void> {
     this.#ending.abort(new FirstlightError('unreachable', 'the server is shutting down'));
+    const patches = this.patches.close();
     await this.bundles.close();
+    await patches;
     await this.traces.close();
     await this.#intakes.onIdle();
     await this.settled();

@@ -46,6 +46,8 @@ interface Parts {
   ): Promise<RanksRecord | undefined>;
   /** An image that was there already has another name. */
   onNamed(image: string): Promise<void>;
+  /** An image has a name, which it may have taken from another one (manifest digest). */
+  onAdded(image: string, before: string | undefined): Promise<void>;
   /** Files of a failed intake may be left: contents (32 bytes each) and documents, noted as `change`. */
   onLeftovers(change: number, contents: Buffer, image: string): void;
 }
@@ -90,6 +92,10 @@ export class Intake {
     options: IntakeOptions & { signal: AbortSignal },
   ): Promise<NamedImage> {
     const { catalog, log } = this.#p;
+    const names = await catalog.findByName(name);
+    const before = names.find(
+      (i) => i.platform === source.platform && i.digest !== source.digest,
+    )?.digest;
     // The digest names every byte of it: a second name needs nothing else.
     const known = await catalog.nameImage(source.digest, name);
     if (known) await this.#p.onNamed(source.digest);
@@ -101,6 +107,7 @@ export class Intake {
       });
     }
     log.info({ name, digest: source.digest, platform: source.platform, known }, 'image added');
+    await this.#p.onAdded(source.digest, before);
     return image;
   }
 

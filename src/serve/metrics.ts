@@ -28,6 +28,14 @@ export class Metrics {
     buckets: SECONDS,
     registers: [this.registry],
   });
+  readonly patchEncodes = this.#counter(
+    'firstlight_patch_bundles_computed_total',
+    'Bundles with patches computed, in the background',
+  );
+  readonly patchSeconds = this.#counter(
+    'firstlight_patch_bundle_compute_seconds_total',
+    'Time spent computing bundles with patches',
+  );
   readonly intakes = this.#counter(
     'firstlight_intakes_total',
     'Images taken in; result: ok or the kind of error',
@@ -57,6 +65,18 @@ export class Metrics {
 
   constructor() {
     collectDefaultMetrics({ register: this.registry });
+  }
+
+  /** Shows how many bundles with patches are being computed, or wait for it. */
+  watchPatches(pending: () => number): void {
+    new Gauge({
+      name: 'firstlight_patch_bundles_pending',
+      help: 'Bundles with patches that are being computed or wait for it',
+      registers: [this.registry],
+      collect() {
+        this.set(pending());
+      },
+    });
   }
 
   #counter<const L extends string>(name: string, help: string, ...labelNames: L[]): Counter<L> {

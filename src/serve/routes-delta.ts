@@ -1,21 +1,24 @@
 // /v1/delta and /v1/bundles/ID: bundles, made where they are not there yet, and sent.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { API, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
+import { API, FRAMES_HEADER, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import type { OpenBundle } from './bundle-cache.ts';
 import type { ImageStore } from './image-store.ts';
 import { type Sender, sendBundle } from './send.ts';
-import { deltaQuery } from './validate.ts';
+import { deltaQuery, takesPatches } from './validate.ts';
 
 /** A bundle can go between being found and being opened; then it is made again, this often. */
 const ATTEMPTS = 3;
 const ID = /^[0-9a-f]{64}$/;
 
 export function deltaRoutes(app: FastifyInstance, store: ImageStore, sender: Sender): void {
-  async function findAndOpen(query: ReturnType<typeof deltaQuery>): Promise<OpenBundle> {
+  async function findAndOpen(
+    query: ReturnType<typeof deltaQuery>,
+    patches: boolean,
+  ): Promise<OpenBundle> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const image = await store.find(query.image, query.platform);
-      const { id } = await store.bundleFor(image, query.base);
+      const { id } = await store.bundleFor(image, query.base, patches);
       const bundle = await store.bundles.open(id);
       if (bundle !== undefined) return bundle;
     }
@@ -26,8 +29,10 @@ export function deltaRoutes(app: FastifyInstance, store: ImageStore, sender: Sen
   }
 
   async function delta(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
-    const bundle = await findAndOpen(deltaQuery(request.query));
+    const patches = takesPatches(request.headers[FRAMES_HEADER]);
+    const bundle = await findAndOpen(deltaQuery(request.query), patches);
     reply
+      .header('vary', FRAMES_HEADER)
       .header('content-location', `${API.bundles}/${bundle.record.id}`)
       .header(IMAGE_DIGEST_HEADER, bundle.record.image)
       // A name can move to another image: a cache has to ask, and asking costs a 304.

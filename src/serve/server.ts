@@ -116,7 +116,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     dataDir: options.dataDir,
     log,
     limits,
-    onEncoded(seconds) {
+    onEncoded(seconds, _record, patches) {
+      if (patches) {
+        metrics.patchEncodes.inc();
+        metrics.patchSeconds.inc(seconds);
+        return;
+      }
       metrics.encodes.inc();
       metrics.encodeSeconds.observe(seconds);
     },
@@ -150,8 +155,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     throw listenError(error, options.listen);
   }
   store.traces.start();
+  store.patches.start();
+  metrics.watchPatches(() => store.bundles.patching);
   const cleaning = setInterval(() => {
-    store.bundles.clean().catch((error: unknown) => log.error({ error }, 'clean-up failed'));
+    store.clean().catch((error: unknown) => log.error({ error }, 'clean-up failed'));
   }, limits.cleanMs);
   let closed: Promise<void> | undefined;
   return {

@@ -2,7 +2,7 @@
 // uses it.
 import * as v from 'valibot';
 import { BUNDLE_MEDIA_TYPE } from '../delta/bundle.ts';
-import type { RegistryAuth } from '../delta/protocol.ts';
+import { PATCH_FRAMES, type RegistryAuth } from '../delta/protocol.ts';
 import { FirstlightError } from '../errors/errors.ts';
 
 /** A worker may name at most this many images that it holds. */
@@ -77,6 +77,12 @@ export const deltaQuery = (query: unknown) => check(DeltaQuery, query);
 export const imageQuery = (query: unknown) => check(ImageQuery, query);
 export const noQuery = (query: unknown) => check(NoQuery, query);
 export const addQuery = (query: unknown) => check(AddQuery, query);
+
+/** Whether the frames that a worker says it can take have patches among them; it may name kinds of a later version. */
+export function takesPatches(header: string | string[] | undefined): boolean {
+  const given = typeof header === 'string' ? header.split(',') : [];
+  return given.some((kind) => kind.trim().toLowerCase() === PATCH_FRAMES);
+}
 
 /** A chain id in a path. */
 export function chainId(text: string): string {
