@@ -1,7 +1,7 @@
 // The service images as benches use them: services.json read and checked, an image built where the
 // cache lacks it, and the wait for a service to be ready by its own condition. What does not live
 // here: how an image is built (build.sh), how a container is started.
-import { execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -64,33 +64,41 @@ export function serviceImage(name: string, version: ServiceVersion): string {
   return `oci:${out.trim()}:latest`;
 }
 
+/** Starts a builder in a process group of its own, so that a signal reaches all that builds, once. */
+function startBuild(name: string, version: ServiceVersion): ChildProcess {
+  const stdio = ['ignore', 'ignore', 'inherit'] as const;
+  return spawn('bash', [BUILD, name, version], { stdio: [...stdio], detached: true });
+}
+
 /**
- * Builds the images of services where the cache lacks them. A signal meanwhile ends the builders, and then this
- * process: call it before anything else is there that has to be ended.
+ * Builds the images of services where the cache lacks them, the versions of each at the same time. A signal meanwhile
+ * ends the builders, and then this process: call it before anything else is there that has to be ended.
  */
 export async function buildServices(names: string[], versions: ServiceVersion[]): Promise<void> {
   // Done already, by whoever started this process.
   if (enclosedDirectory() !== undefined) return;
+  const running = new Set<ChildProcess>();
+  let asked = false;
+  const end = () => {
+    asked = true;
+    for (const builder of running) process.kill(-builder.pid!, 'SIGTERM');
+  };
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  for (const signal of signals) process.on(signal, end);
+  const build = async (name: string, version: ServiceVersion) => {
+    const builder = startBuild(name, version);
+    running.add(builder);
+    const [code] = (await once(builder, 'exit')) as [number | null];
+    running.delete(builder);
+    return code === 0 ? [] : [`${name}-${version}`];
+  };
   for (const name of names) {
-    for (const version of versions) {
-      // A group of its own, so that a signal reaches all that builds, once.
-      const builder = spawn('bash', [BUILD, name, version], {
-        stdio: ['ignore', 'ignore', 'inherit'],
-        detached: true,
-      });
-      let asked = false;
-      const end = () => {
-        asked = true;
-        process.kill(-builder.pid!, 'SIGTERM');
-      };
-      const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-      for (const signal of signals) process.on(signal, end);
-      const [code] = (await once(builder, 'exit')) as [number | null];
-      for (const signal of signals) process.off(signal, end);
-      if (asked) process.exit(130);
-      if (code !== 0) throw new Error(`the image of ${name} (${version}) could not be built`);
-    }
+    const failed = await Promise.all(versions.map((version) => build(name, version)));
+    if (asked) process.exit(130);
+    if (failed.flat().length > 0)
+      throw new Error(`could not be built: ${failed.flat().join(', ')}`);
   }
+  for (const signal of signals) process.off(signal, end);
 }
 
 /** A started container, as far as the wait for it needs to know. */
