@@ -25,7 +25,7 @@ export interface ThreadInput
   bases: readonly ThreadBase[];
   /** Directory with the contents, each at `<2 hex>/<62 hex>` of its digest. */
   contentDirectory: string;
-  /** Nobody waits for it: it takes the processor only where nothing else wants it. */
+  /** Nobody waits for it: it takes little of the processor where others want that. */
   background?: boolean;
 }
 

@@ -38,7 +38,7 @@ async function readContent(digest: string, offset: number, bytes: number): Promi
 }
 
 // Of this thread alone, and of those that it starts (setpriority(2), on Linux).
-if (input.background === true) setPriority(constants.priority.PRIORITY_LOW);
+if (input.background === true) setPriority(constants.priority.PRIORITY_BELOW_NORMAL);
 
 const { contentDirectory: _, background: __, ...rest } = input;
 const encodeInput: EncodeInput = {
