@@ -6,7 +6,9 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { FRAMES_HEADER, PATCH_FRAMES } from '../../src/delta/protocol.ts';
 import { formatPlatform, hostPlatform } from '../../src/image/platform.ts';
 import { type BenchServer, openServer, type Within, Worker } from '../lib/program.ts';
 import type { Workspace } from '../lib/workspace.ts';
@@ -31,7 +33,14 @@ interface Listed {
 /** Of `image inspect --json`: how many reported runs decide over the order of its bundles. */
 interface Inspected {
   order: { runs: number };
+  patches: { pending: number };
 }
+
+/** What curl has to say to be sent the bundle that a worker is sent. */
+export const AS_WORKER = ['-H', `${FRAMES_HEADER}: ${PATCH_FRAMES}`];
+
+/** Patches of a large image take a minute of one processor; those of all services wait in one line. */
+const PATCHED_MS = 30 * 60_000;
 
 export class DeltaSite {
   readonly #space: Workspace;
@@ -78,7 +87,7 @@ export class DeltaSite {
 
   /** Fetches a bundle at the server's own end: it is computed then, and in memory. */
   async touch(url: string): Promise<void> {
-    await run(...this.#atServer('curl', ['-sSf', '-o', '/dev/null', url]));
+    await run(...this.#atServer('curl', ['-sSf', ...AS_WORKER, '-o', '/dev/null', url]));
   }
 
   /** Starts both servers with these images; once, whoever asks. */
@@ -91,6 +100,7 @@ export class DeltaSite {
     const data = { tree: join(this.#cache, 'tree'), traced: join(this.#cache, 'traced') };
     const first = await this.#start('tree', data.tree);
     await this.#addImages('tree', services);
+    await this.#patched('tree', services);
     if (!existsSync(data.traced)) {
       // A copy is faster than computing every bundle twice. The database rests while it is copied.
       await this.#space.end(first.process);
@@ -102,6 +112,7 @@ export class DeltaSite {
     await this.#start('traced', data.traced);
     await this.#addImages('traced', services);
     await this.#report(services);
+    await this.#patched('traced', services);
     for (const service of services) {
       for (const order of ['tree', 'traced'] as const) {
         await this.touch(this.bundleUrl(order, service, 'nothing'));
@@ -130,6 +141,22 @@ export class DeltaSite {
       }
     }
     for (const { name, digest } of await list()) this.#digests.set(name, digest);
+    await worker.stop();
+  }
+
+  /** Waits until the patches of the new versions are computed: a server has had the time for it long before an update. */
+  async #patched(order: Order, services: PreparedService[]): Promise<void> {
+    const worker = await this.#worker(order);
+    const until = Date.now() + PATCHED_MS;
+    for (const service of services) {
+      const name = this.imageName(service, 'new');
+      for (;;) {
+        const out = await worker.run('image', 'inspect', name, '--json');
+        if ((JSON.parse(out) as Inspected).patches.pending === 0) break;
+        if (Date.now() > until) throw new Error(`the patches of ${name} do not come`);
+        await sleep(500);
+      }
+    }
     await worker.stop();
   }
 

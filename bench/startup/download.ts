@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { promisify } from 'node:util';
 import type { Workspace } from '../lib/workspace.ts';
 import type { Wan } from '../wan/wan.ts';
-import type { DeltaSite } from './delta-site.ts';
+import { AS_WORKER, type DeltaSite } from './delta-site.ts';
 import type { Breakdown, Mode, PreparedService, Start, System } from './system.ts';
 
 const run = promisify(execFile);
@@ -43,7 +43,7 @@ export class DownloadSystem implements System {
   }
 
   async start(service: PreparedService, mode: Mode): Promise<Start> {
-    const args = ['-sSf', '-o', '/dev/null', this.#url(service, mode)];
+    const args = ['-sSf', ...AS_WORKER, '-o', '/dev/null', this.#url(service, mode)];
     const startedAt = Date.now();
     const child = this.#space.start(...this.#wan.atClient('curl', args));
     return { child, startedAt };
