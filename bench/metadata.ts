@@ -34,7 +34,14 @@ async function prepare(
   await portable.run('mount', `${name}:bench`, native, ...options);
   const fuse = space.makeDirectory(`${name}-rw-fuse`);
   await portable.run('mount', `${name}:bench`, fuse, '--rw', 'fuse', '--wait');
-  const others = { 'rw-overlay': overlay, 'rw-fuse': fuse, 'fuse-native': native };
+  const seen = space.makeDirectory(`${name}-opens-seen`);
+  await portable.run('mount', `${name}:bench`, seen, '--rw', 'off', '--opens', 'seen', '--wait');
+  const others = {
+    'opens-seen': seen,
+    'rw-overlay': overlay,
+    'rw-fuse': fuse,
+    'fuse-native': native,
+  };
   return { lower, baseline: space.mountOverlay(`${name}-overlayfs`, lower), off, others };
 }
 
