@@ -41,7 +41,7 @@ function hold({ stage, reader }: World, mode: string, path: string): Background 
 for (const rw of ['off', 'overlay']) {
   test(`a library mapped while it is arriving works, and later opens get passthrough (--rw ${rw})`, async (t) => {
     const it = await world(t, '16mbit');
-    const dir = await it.stage.mount('small:1', ['--rw', rw]);
+    const dir = await it.stage.mount('small:1', ['--rw', rw, '--opens', 'seen']);
     const holder = hold(it, 'library', join(dir, it.image.library));
     await until('the library answers', () => /done/.test(holder.stderr) || !holder.running, {
       timeoutMs: 60_000,
@@ -67,10 +67,15 @@ for (const rw of ['off', 'overlay']) {
     t.true(stats!.passthroughOpens > opened, 'a later open got passthrough');
   });
 
-  for (const mode of ['map-private', 'map-shared']) {
-    test(`a file read through a ${mode.slice(4)} mapping while it is arriving has its content (--rw ${rw})`, async (t) => {
+  for (const [mode, opens] of [
+    ['map-private', 'seen'],
+    ['map-private', 'auto'],
+    ['map-shared', 'seen'],
+    ['map-shared', 'auto'],
+  ] as const) {
+    test(`a file read through a ${mode.slice(4)} mapping while it is arriving has its content (--rw ${rw}, --opens ${opens})`, async (t) => {
       const it = await world(t, '40mbit');
-      const dir = await it.stage.mount('small:1', ['--rw', rw]);
+      const dir = await it.stage.mount('small:1', ['--rw', rw, '--opens', opens]);
       const path = join(dir, it.image.large);
       const expected = it.image.files.get(it.image.large)!.sha256;
       const holder = hold(it, mode, path);
