@@ -16,13 +16,14 @@ import {
   packHave,
   packHeader,
 } from './bundle-header.ts';
-import { digestTableBytes, type FrameJob, type MadeFrame } from './frame.ts';
+import { damaged, digestTableBytes, type FrameJob, type MadeFrame } from './frame.ts';
 import { DIGEST_BYTES, type FrameSpan, planFrames, tableOfParts } from './frame-plan.ts';
 import { FramePool } from './frame-pool.ts';
 import { readImageFacts } from './image-facts.ts';
 import { type Order, packOrder, planOrder, type Rank } from './order.ts';
-import { findOldContents, type OldContent, rangesFor } from './patch-plan.ts';
-import { type BaseRange, measureRanges, packRanges, readBaseBytes } from './patch-table.ts';
+import { rangesFor } from './patch-plan.ts';
+import { checkOlds, findOlds, type Have, readBases } from './patch-sources.ts';
+import { type BaseRange, packRanges } from './patch-table.ts';
 import type { Toc } from './toc.ts';
 import { PART_BYTES } from './toc-layout.ts';
 import { packToc } from './toc-pack.ts';
@@ -79,15 +80,6 @@ export interface EncodedBundle {
   patches: number;
 }
 
-/** Contents that bases have, and the images that are needed for them. */
-interface Have {
-  base: Int32Array;
-  content: Uint32Array;
-  used: EncodeBase[];
-  /** What contents that travel are patched against; `base` counts in `used`. */
-  olds: ReadonlyMap<number, OldContent>;
-}
-
 /** Finds each content in the first base that has it; bases that give nothing are left out. */
 function findHave(input: EncodeInput): Have {
   const { toc, digests, bases } = input;
@@ -113,28 +105,6 @@ function findHave(input: EncodeInput): Have {
     if (found) have.used.push(base);
   }
   return have;
-}
-
-/** Finds what contents that travel can be patched against, in the bases that give most first. */
-function findOlds(input: EncodeInput, have: Have): void {
-  const { toc, bases } = input;
-  const given = have.used.map(() => 0);
-  const missing: number[] = [];
-  for (let c = 0; c < toc.contents; c++) {
-    if (have.base[c]! < 0) missing.push(c);
-    else given[have.base[c]!]! += 1;
-  }
-  const places = bases
-    .map((base, index) => ({ toc: base.toc, index, used: have.used.indexOf(base) }))
-    .sort((a, b) => (given[b.used] ?? 0) - (given[a.used] ?? 0) || a.index - b.index);
-  const olds = new Map<number, OldContent>();
-  for (const [content, old] of findOldContents(toc, missing, places)) {
-    const base = bases[old.base]!;
-    let at = have.used.indexOf(base);
-    if (at < 0) at = have.used.push(base) - 1;
-    olds.set(content, { ...old, base: at });
-  }
-  have.olds = olds;
 }
 
 /** Follows the contents of several parts, so that the whole of each is checked as well. */
@@ -188,12 +158,6 @@ function contentDigest(input: EncodeInput, content: number): Buffer {
   return input.digests.subarray(content * DIGEST_BYTES, (content + 1) * DIGEST_BYTES);
 }
 
-function damaged(digest: Buffer, what: string): FirstlightError {
-  return new FirstlightError('corrupt', `content sha256:${digest.toString('hex')} ${what}`, {
-    hint: 'the store is damaged: add the image again',
-  });
-}
-
 async function readPart(input: EncodeInput, content: number, index: number): Promise<Uint8Array> {
   const digest = contentDigest(input, content);
   const bytes = input.toc.partSize(content, index);
@@ -201,24 +165,6 @@ async function readPart(input: EncodeInput, content: number, index: number): Pro
   if (data.length !== bytes)
     throw damaged(digest, `is shorter than ${bytes} bytes in part ${index}`);
   return data;
-}
-
-/** Reads what a patch is coded against. */
-function readBases(
-  input: EncodeInput,
-  have: Have,
-  ranges: readonly BaseRange[],
-  field: string,
-): Promise<Buffer> {
-  const sizeOf = ({ base, content }: BaseRange) => have.used[base]!.toc.contentSize(content);
-  return readBaseBytes(ranges, measureRanges(ranges, sizeOf, field), async (range, into) => {
-    const { digests } = have.used[range.base]!;
-    const at = range.content * DIGEST_BYTES;
-    const digest = digests.subarray(at, at + DIGEST_BYTES);
-    const data = await input.readContent(digest.toString('hex'), range.offset, into.length);
-    if (data.length !== into.length) throw damaged(digest, 'is shorter than it was');
-    into.set(data);
-  });
 }
 
 /** Reads what one frame is made of. */
@@ -399,6 +345,7 @@ export async function encodeBundle(input: EncodeInput, path: string): Promise<En
   checkInput(input);
   const have = findHave(input);
   if (input.patches === true) findOlds(input, have);
+  await checkOlds(input, have);
   const order = planOrder(input.toc, (content) => have.base[content]! >= 0, input.ranks ?? []);
   const aside = `${path}.${randomBytes(6).toString('hex')}`;
   const bodyPath = `${aside}.body`;

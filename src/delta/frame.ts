@@ -45,6 +45,13 @@ const WORTH_RATIO = 7 / 8;
 /** ... and this many bytes, its row in the header among them. */
 const WORTH_BYTES = 256;
 
+/** The error of a content that the server's own store no longer has as it should be. */
+export function damaged(digest: Buffer, what: string): FirstlightError {
+  return new FirstlightError('corrupt', `content sha256:${digest.toString('hex')} ${what}`, {
+    hint: 'the store is damaged: add the image again',
+  });
+}
+
 function sha256(bytes: Uint8Array): Buffer {
   return hash('sha256', bytes, 'buffer');
 }
@@ -73,10 +80,7 @@ export function makeFrame(job: FrameJob, compressor: Compressor): MadeFrame {
       raw.set(content, tableAt);
       tableAt += DIGEST_BYTES;
     } else if (!digest.equals(content)) {
-      const name = Buffer.from(content).toString('hex');
-      throw new FirstlightError('corrupt', `content sha256:${name} is not what its digest says`, {
-        hint: 'the store is damaged: add the image again',
-      });
+      throw damaged(Buffer.from(content), 'is not what its digest says');
     }
     dataAt += sizes[i]!;
   }

@@ -147,6 +147,19 @@ test('what is not like its base travels as it is', async (t) => {
   t.deepEqual(kindsOf(patched), kindsOf(plain));
 });
 
+test('an old content that is damaged at the server is refused, before a patch is made of it', async (t) => {
+  const old = noise(100_000, 10);
+  const base = imageOf({ lib: { data: old } });
+  const image = imageOf({ lib: { data: changed(old) } });
+  const hex = sha256Hex(old);
+  const given = from(image, [base]);
+  const readContent: EncodeInput['readContent'] = async (digest, offset, bytes) =>
+    digest === hex ? Buffer.alloc(bytes) : given.readContent!(digest, offset, bytes);
+  await t.throwsAsync(bundleOf(image, { ...given, readContent, patches: true }), {
+    message: new RegExp(`content sha256:${hex} is not what its digest says`),
+  });
+});
+
 test('an old content may begin as a dictionary of zstd does, or have a byte', async (t) => {
   const magic = Buffer.concat([Buffer.from([0x37, 0xa4, 0x30, 0xec]), noise(50_000, 8)]);
   const one = await both(t, imageOf({ a: { data: changed(magic) } }), [

@@ -16,9 +16,32 @@ interface Parts {
   log: Logger;
 }
 
-/** A name without its tag. */
-function repositoryOf(name: string): string {
-  return name.slice(0, name.lastIndexOf(':'));
+/**
+ * Of each named image those of the same platform that were added before it under another tag of one of its names, the
+ * newest first.
+ */
+function predecessors(rows: readonly NamedImage[]): Map<string, NamedImage[]> {
+  const groups = new Map<string, NamedImage[]>();
+  for (const row of rows) {
+    if (row.name === undefined) continue;
+    const repository = row.name.slice(0, row.name.lastIndexOf(':'));
+    const key = `${row.platform} ${repository}`;
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [row]);
+    else group.push(row);
+  }
+  const found = new Map<string, Map<string, NamedImage>>();
+  for (const group of groups.values()) {
+    group.sort((a, b) => b.addedAt - a.addedAt || (a.digest < b.digest ? -1 : 1));
+    for (const [at, { digest }] of group.entries()) {
+      const before = found.get(digest) ?? new Map<string, NamedImage>();
+      found.set(digest, before);
+      for (let i = at + 1; i < group.length && before.size < BEFORE_MAX; i++) {
+        if (group[i]!.digest !== digest) before.set(group[i]!.digest, group[i]!);
+      }
+    }
+  }
+  return new Map([...found].map(([digest, before]) => [digest, [...before.values()]]));
 }
 
 /** The background's list of what is to be patched. */
@@ -42,9 +65,9 @@ export class Patches {
   }
 
   async #all(): Promise<void> {
-    for (const digest of new Set((await this.#o.catalog.listImages()).map((i) => i.digest))) {
+    for (const [image, before] of predecessors(await this.#o.catalog.listImages())) {
       if (this.#ending.signal.aborted) return;
-      await this.note(digest);
+      for (const { digest } of before) this.#follow(this.#compute(image, digest));
     }
   }
 
@@ -59,18 +82,8 @@ export class Patches {
     for (const base of [...bases].slice(0, BEFORE_MAX)) this.#follow(this.#compute(image, base));
   }
 
-  /** Images of the same platform that were added before it under another tag of one of its names, the newest first. */
   async #before(image: string): Promise<NamedImage[]> {
-    const rows = await this.#o.catalog.listImages();
-    const own = rows.filter(({ digest }) => digest === image);
-    const repositories = new Set(own.flatMap(({ name }) => (name ? [repositoryOf(name)] : [])));
-    const found = new Map<string, NamedImage>();
-    for (const row of rows) {
-      const { digest, name, platform, addedAt } = row;
-      if (digest === image || name === undefined || platform !== own[0]?.platform) continue;
-      if (addedAt <= own[0].addedAt && repositories.has(repositoryOf(name))) found.set(digest, row);
-    }
-    return [...found.values()].sort((a, b) => b.addedAt - a.addedAt).slice(0, BEFORE_MAX);
+    return predecessors(await this.#o.catalog.listImages()).get(image) ?? [];
   }
 
   async #compute(image: string, base: string): Promise<void> {
@@ -114,8 +127,8 @@ export class Patches {
   async keep(): Promise<void> {
     const { catalog, bundles } = this.#o;
     const now = Date.now();
-    for (const image of new Set((await catalog.listImages()).map(({ digest }) => digest))) {
-      for (const { digest } of await this.#before(image)) {
+    for (const [image, before] of predecessors(await catalog.listImages())) {
+      for (const { digest } of before) {
         const record = await bundles.patched(image, digest, false);
         if (record !== undefined) await catalog.touchBundle(record.id, now);
       }
