@@ -141,6 +141,11 @@ int try_open_complete(Session& session, const Target& t) {
     if (id == -EBUSY) return kRetry;
     if (id != -EOPNOTSUPP) return id;
   }
+  // The first READ opens it, as when no open comes: most files that are opened again are in the
+  // kernel's cache by then.
+  if (session.handles().open_mode() != OpenMode::kSeen) {
+    return open_handle(session, t, false, UniqueFd(), 0);
+  }
   session.about_to_block();
   uint32_t epoch = session.tree().table().epoch();
   int error = 0;
