@@ -6,6 +6,7 @@
 #include <array>
 
 #include "upcall_decode.h"
+#include "upper_changes.h"
 
 namespace firstlight {
 
@@ -35,7 +36,7 @@ constexpr Operation kOperations[] = {
     {FUSE_SYMLINK, "SYMLINK", 2, read_only, kTree, decode_symlink},
     {FUSE_MKNOD, "MKNOD", sizeof(fuse_mknod_in), read_only, kTree, decode_mknod},
     {FUSE_MKDIR, "MKDIR", sizeof(fuse_mkdir_in), read_only, kTree, decode_mkdir},
-    {FUSE_UNLINK, "UNLINK", 1, read_only, kTree, decode_remove},
+    {FUSE_UNLINK, "UNLINK", 1, read_only, kNative, nullptr, op_unlink_upper},
     {FUSE_RMDIR, "RMDIR", 1, read_only, kTree, decode_remove},
     {FUSE_RENAME, "RENAME", sizeof(fuse_rename_in), read_only, kTree, decode_rename},
     {FUSE_LINK, "LINK", sizeof(fuse_link_in), read_only, kTree, decode_link},
@@ -56,7 +57,7 @@ constexpr Operation kOperations[] = {
     {FUSE_READDIR, "READDIR", sizeof(fuse_read_in), op_readdir, kDiverging, decode_readdir},
     {FUSE_FSYNCDIR, "FSYNCDIR", sizeof(fuse_fsync_in), never_ask_again, kTree, decode_fsyncdir},
     {FUSE_ACCESS, "ACCESS", 0, never_ask_again},
-    {FUSE_CREATE, "CREATE", sizeof(fuse_create_in), read_only, kTree, decode_create},
+    {FUSE_CREATE, "CREATE", sizeof(fuse_create_in), read_only, kNative, nullptr, op_create_upper},
     {FUSE_INTERRUPT, "INTERRUPT", sizeof(fuse_interrupt_in), op_interrupt},
     {FUSE_DESTROY, "DESTROY", 0, no_reply},
     {FUSE_POLL, "POLL", 0, never_ask_again},

@@ -19,13 +19,18 @@ namespace {
 
 constexpr size_t kNameMax = 255;
 
-/** True where the merged directory of the template has the name, covered or not. */
-bool in_template(const Context& c, const LentDirectory& directory, std::string_view name) {
-  if (directory.row == kNone) return false;
-  return c.toc().find(c.toc().row(directory.row), name).has_value();
-}
-
 }  // namespace
+
+std::shared_ptr<const LentDirectory> find_lent(const Context& c, std::string_view name) {
+  // The kernel sends no others; what is no name must not lead out of the directory.
+  bool is_name = !name.empty() && name.size() <= kNameMax && name != "." && name != ".." &&
+                 name.find('/') == std::string_view::npos;
+  if (!is_name) return nullptr;
+  auto directory = c.session.lent().find(c.node());
+  if (directory == nullptr || directory->row == kNone) return directory;
+  bool in_template = c.toc().find(c.toc().row(directory->row), name).has_value();
+  return in_template ? nullptr : directory;
+}
 
 // Why "no such name" cannot be stale when the kernel gets it: it asks with the directory's lock
 // held (i_rwsem, shared), and whatever makes a name in the directory holds that exclusively:
@@ -38,11 +43,8 @@ bool in_template(const Context& c, const LentDirectory& directory, std::string_v
 // The directory's blocks are in memory as a rule: the tree has looked for names in it lately.
 int op_lookup_upper(const Context& c) {
   auto name = c.request.name();
-  auto directory = name ? c.session.lent().find(c.node()) : nullptr;
-  if (directory == nullptr || name->empty() || name->size() > kNameMax ||
-      in_template(c, *directory, *name)) {
-    return send_upcall(c, decode_lookup);
-  }
+  auto directory = name ? find_lent(c, *name) : nullptr;
+  if (directory == nullptr) return send_upcall(c, decode_lookup);
   struct stat st;
   // With its NUL: it stands so in the request.
   if (fstatat(directory->fd.get(), name->data(), &st, AT_SYMLINK_NOFOLLOW) == 0 ||

@@ -1,11 +1,12 @@
-// Names of directories in the writable layer: looked for, made and removed here, where that needs
-// nothing of the tree.
+// Directories of the writable layer that the tree has lent: names in them are looked for here. New
+// ones, and those that go, stand in upper_changes.cc.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -51,6 +52,10 @@ class LentDirectories {
   std::shared_mutex mutex_;
   std::unordered_map<uint64_t, std::shared_ptr<const LentDirectory>> directories_;
 };
+
+/** The directory that a request is about, where it is lent and a name in it is none that the
+ * template has, covered or not; else nullptr. */
+std::shared_ptr<const LentDirectory> find_lent(const Context& c, std::string_view name);
 
 /** LOOKUP of a name that is not there; all others go to the tree. */
 int op_lookup_upper(const Context&);

@@ -1,6 +1,7 @@
 // A writable session without a kernel: requests of every kind, sound and damaged, from several
 // lanes, and a tree on a thread of its own that answers them in any way that the interface allows.
 // The fake transport holds both to the protocol.
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,6 +10,8 @@
 #include <unistd.h>
 
 #include <condition_variable>
+#include <map>
+#include <set>
 #include <thread>
 
 #include "../ops.h"
@@ -21,6 +24,7 @@ namespace {
 
 constexpr uint32_t kLanes = 3;
 constexpr uint64_t kOwnFiles = 4;
+constexpr uint32_t kLease = 64;
 
 struct Deaf : SessionEvents {
   std::atomic<int> closes{0};
@@ -39,6 +43,7 @@ class WildTree {
       woken_ = true;
       wake_.notify_one();
     });
+    lease();
     thread_ = std::thread([this] { run(); });
   }
   ~WildTree() {
@@ -67,16 +72,74 @@ class WildTree {
   }
 
   void take(const std::shared_ptr<Upcall>& upcall) {
-    for (double number : upcall->numbers) {
+    if (upcall->call == 0) return take_message(upcall);
+    TreeInside inside(channel_->gate());
+    while (auto news = channel_->take_news()) take_message(news);
+    compare_lent();
+    answer_or_not(upcall);
+    compare_lent();
+  }
+
+  // News of what the lanes have done in a lent directory must be true, whole and in order.
+  void take_message(const std::shared_ptr<Upcall>& upcall) {
+    check(*upcall);
+    double what = upcall->numbers[0];
+    if (static_cast<int>(what) == FUSE_FORGET && upcall->numbers[Upcall::kArg] == 0)
+      die("a FORGET of nothing");
+    bool created = what == Upcall::kCreated;
+    if (!created && what != Upcall::kRemoved) return;
+    auto& names = lent_[static_cast<uint64_t>(upcall->numbers[1])];
+    if (created) {
+      if (!names.insert(upcall->name).second) die("a file was made over another");
+      if (!made_.insert(upcall->numbers[Upcall::kArg]).second) die("a node id was given twice");
+      if (made_.size() % kLease == kLease / 2) lease();
+    } else {
+      if (names.erase(upcall->name) == 0) die("what was not there was removed");
+      struct stat st;
+      if (fstat(upcall->fd.get(), &st) != 0 || st.st_nlink != 0) die("another file was removed");
+    }
+  }
+
+  // Nothing changes while the tree is inside, and nothing has that it has not heard of.
+  void compare_lent() {
+    for (const auto& [node, names] : lent_) {
+      std::set<std::string> found;
+      DIR* directory = opendir(lent_dir(node).c_str());
+      if (directory == nullptr) die("a lent directory");
+      while (const dirent* entry = readdir(directory)) {
+        std::string name = entry->d_name;
+        if (name != "." && name != "..") found.insert(name);
+      }
+      closedir(directory);
+      if (found != names) die("the lent directory is not what the tree was told");
+    }
+  }
+
+  std::string lent_dir(uint64_t node) { return store_.dir() + "/lent" + std::to_string(node); }
+
+  void lend(Session& session, uint64_t node) {
+    std::string path = lent_dir(node);
+    if (lent_.try_emplace(node).second && mkdir(path.c_str(), 0755) != 0) die("a lent directory");
+    auto directory = std::make_shared<LentDirectory>();
+    directory->fd.reset(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    directory->row = kNone;
+    directory->changes = random_() % 8 != 0;
+    session.lent().lend(node, std::move(directory));
+  }
+
+  void lease() {
+    channel_->lease_nodes(next_lease_, kLease);
+    next_lease_ += kLease;
+  }
+
+  void check(const Upcall& upcall) {
+    for (double number : upcall.numbers) {
       if (number != number) die("an upcall with no number");
     }
-    if (upcall->call == 0) {
-      bool forget = static_cast<int>(upcall->numbers[0]) == FUSE_FORGET;
-      if (forget && upcall->numbers[Upcall::kArg] == 0) {
-        die("a FORGET of nothing");
-      }
-      return;
-    }
+  }
+
+  void answer_or_not(const std::shared_ptr<Upcall>& upcall) {
+    check(*upcall);
     if (random_() % 8 == 0) do_something(*upcall);
     switch (random_() % 16) {
       case 0:
@@ -119,7 +182,15 @@ class WildTree {
     auto session = channel_->session();
     if (session == nullptr) return;
     uint64_t node = random_() % 4 == 0 ? upcall.node : 1 + random_() % session->toc().rows();
-    switch (random_() % 4) {
+    switch (random_() % 5) {
+      case 4:
+        node = kFirstOwnNode + random_() % kOwnFiles;
+        if (random_() % 3 == 0) {
+          session->lent().recall(node);
+        } else {
+          lend(*session, node);
+        }
+        break;
       case 0:
         channel_->thaw(node);
         break;
@@ -218,6 +289,9 @@ class WildTree {
   const Store& store_;
   Random random_;
   std::vector<uint64_t> held_;
+  std::map<uint64_t, std::set<std::string>> lent_;
+  std::set<double> made_;
+  uint64_t next_lease_ = kFirstOwnNode + 1000;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool woken_ = false;
@@ -403,7 +477,8 @@ void one_request(World& world, Random& random, uint32_t lane, uint8_t* scratch) 
       FUSE_RENAME,  FUSE_LINK,        FUSE_OPEN,         FUSE_OPEN,     FUSE_OPEN,
       FUSE_STATFS,  FUSE_SETXATTR,    FUSE_GETXATTR,     FUSE_CREATE,   FUSE_LISTXATTR,
       FUSE_READDIR, FUSE_REMOVEXATTR, FUSE_READDIRPLUS,  FUSE_RENAME2,  FUSE_TMPFILE,
-      FUSE_SYNCFS,  FUSE_LOOKUP,      FUSE_BATCH_FORGET, abi::kOpStatx, FUSE_FSYNCDIR};
+      FUSE_SYNCFS,  FUSE_LOOKUP,      FUSE_BATCH_FORGET, abi::kOpStatx, FUSE_FSYNCDIR,
+      FUSE_CREATE,  FUSE_UNLINK};
   Message m;
   m.header.unique = world.unique.fetch_add(2);
   m.header.pid = random() % 3 == 0 ? static_cast<uint32_t>(gettid()) : 0;

@@ -179,6 +179,18 @@ test('Forget and Release are never answered', (t) => {
   t.is(at.logged.length, 1);
 });
 
+test('what native has done in the tree’s place is told to it, and is no request', (t) => {
+  const at = world();
+  at.request('Created', [7, 8, 0o102], 'n', { call: 0 });
+  at.request('Removed', [3], 'n', { call: 0 });
+  t.deepEqual(at.asked, [
+    ['created', 42, 'n', 7, 8, 0o102],
+    ['removed', 42, 'n', 3],
+  ]);
+  t.deepEqual(at.replies, []);
+  t.deepEqual([...at.counters], [0, 0, 0]);
+});
+
 test('one Forget names several nodes, and an error of one is none of the others', (t) => {
   let calls = 0;
   const at = world({

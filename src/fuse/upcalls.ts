@@ -104,14 +104,15 @@ export class UpcallServer {
 
   #take(request: Request): void {
     const { call } = request;
-    this.#count(COUNTER.upcalls);
+    const op = request.numbers[IN.op] ?? 0;
+    // News of what needed no tree are no requests.
+    if (op !== UPCALL.Created && op !== UPCALL.Removed) this.#count(COUNTER.upcalls);
     const waited = this.#waiting.get(call);
     if (waited !== undefined) {
       // Sent again: the content is whole.
       this.#waiting.delete(call);
       this.#ready.add(waited);
     }
-    const op = request.numbers[IN.op] ?? 0;
     const operation = OPERATIONS[op];
     try {
       if (operation === undefined) throw new Errno(ENOSYS, `operation ${op}`);
@@ -343,6 +344,9 @@ const TABLE: Record<keyof typeof UPCALL, Operation> = {
   },
   Readdir: readdir,
   Syncfs: (server, request) => server.settle(request.call, server.tree.syncfs(), 'syncfs'),
+  Created: ({ tree }, request) =>
+    tree.created(node(request), request.name, arg(request, 0), arg(request, 1), arg(request, 2)),
+  Removed: ({ tree }, request) => tree.removed(node(request), request.name, arg(request, 0)),
   Tmpfile: (server, request) => {
     const [mode, flags] = [arg(request, 0), arg(request, 1)];
     created(server, request.call, server.tree.tmpfile(node(request), flags, mode, caller(request)));

@@ -39,6 +39,9 @@ export const UPCALL = {
   Readdir: 44,
   Syncfs: 50,
   Tmpfile: 51,
+  /** No requests, but what native has done in a lent directory. */
+  Created: 200,
+  Removed: 201,
 } as const;
 
 /**
@@ -63,7 +66,9 @@ export const IN = { op: 0, node: 1, uid: 2, gid: 3, pid: 4, umask: 5, arg: 6 } a
  *   Release    what `replyOpen` was given as `tag` (sent for opens with a tag only)
  *   Fsync      nothing: through a handle on the template's content, of a node that has diverged
  *   Fsyncdir   1 for data only
- * Strings: `name` of Lookup, Symlink (and `value`: the target), Mknod, Mkdir, Unlink, Rmdir, Link, Create, xattrs;
+ *   Created    node (of a lease), inode number that is shown, flags of open(2); it is open, and looked up once
+ *   Removed    O_PATH descriptor of the file, which is the tree's
+ * Strings: `name` of Created, Removed, Lookup, Symlink (and `value`: the target), Mknod, Mkdir, Unlink, Rmdir, Link, Create, xattrs;
  * Rename has the new name in `name2`.
  */
 export type UpcallNumbers = Float64Array;
@@ -121,7 +126,7 @@ export const OPEN_AS = {
 
 /**
  * Takes one request. It is answered, at once or later, by exactly one reply that names `call`
- * (Forget and Release have no reply, `call` is 0). A request that the handler returns from without
+ * (Forget, Release, Created and Removed have no reply, `call` is 0). A request that the handler returns from without
  * a reply waits: should its caller be killed meanwhile, native answers it with EINTR, and what names
  * `call` later does nothing. So by then nothing may have been done that can be seen.
  * @param numbers  valid until the function returns
@@ -245,10 +250,18 @@ export interface NativeUpcalls {
    * Native answers LOOKUP of names that are not there in a thawed or own directory by itself from now on: that
    * neither this O_PATH descriptor of the directory in upper/ has, which it takes over, nor the template's
    * directory `row` that is merged into it (-1: none).
+   *
+   * With `changes` 1 also CREATE of such a name (but of setuid and setgid files), with the permissions that are
+   * asked for and not masked, and UNLINK of regular files that have one link and whose name is none of the
+   * template's directory. That happens while the handler is not called, and is told by Created and Removed
+   * before the next request or Forget; at some time where there is none. Native makes no file without an id
+   * from `leaseNodes`.
    */
   lend(node: number, fd: number, row: number, changes: number): void;
-  /** Every LOOKUP in the directory is an upcall again; one that has begun may be answered still. */
+  /** All of that comes as upcalls again; a LOOKUP that has begun may be answered still. */
   recall(node: number): void;
+  /** Node ids for files that native makes; they come on top of those that it has. */
+  leaseNodes(first: number, count: number): void;
   /**
    * Native answers GETXATTR of the root (but for trusted.*) from this descriptor of upper/, which it takes
    * over, as long as the session lives: the kernel caches no ACL of a root.

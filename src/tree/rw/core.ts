@@ -95,6 +95,13 @@ export class Core {
     return this.#nextNode++;
   }
 
+  /** Node ids that somebody else gives out; the first of them. */
+  leaseNodes(count: number): number {
+    const first = this.#nextNode;
+    this.#nextNode += count;
+    return first;
+  }
+
   /** Requests on the node come to the tree from now on. */
   thaw(node: number): void {
     if (isOwn(node) || this.#thawed.has(node)) return;

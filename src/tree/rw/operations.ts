@@ -90,10 +90,14 @@ export interface TreeHost {
   disown(node: number): void;
   /**
    * The session may say which names a directory has not, from this descriptor of it in upper/, which it takes
-   * over. `row`: template's directory that is merged into it, or -1. `changes`: 0.
+   * over. `row`: template's directory that is merged into it, or -1. `changes`: 1 where it may also make
+   * files, and remove those that have one name, where the template has none of that name. It does so while
+   * no operation is being worked on, and tells it (`created`, `removed`) before the next one.
    */
   lend(node: number, fd: number, row: number, changes: number): void;
   recall(node: number): void;
+  /** Ids for the files that the session makes. */
+  leaseNodes(first: number, count: number): void;
   /** The session may answer for extended attributes of the root from this descriptor of upper/, which it takes over. */
   holdRoot(fd: number): void;
 }
@@ -131,6 +135,10 @@ export interface TreeOperations {
     caller: Caller,
   ): { entry: Entry; opened: Opened & { kind: 'upper' } };
   release(tag: number): void;
+  /** The session has made a file in a lent directory, and opened it; counts one lookup. `flags` of open(2). */
+  created(parent: number, name: string, node: number, ino: number, flags: number): void;
+  /** The session has removed a file of one name; `fd` is an O_PATH descriptor of it, taken over. */
+  removed(parent: number, name: string, fd: number): void;
   /** Names of a directory after `cookie` (0 = from its start), without "." and "..", which `parentOf` helps with. */
   list(node: number, cookie: number): Iterable<Listed>;
   /** A listed entry was given out as a lookup. */

@@ -33,6 +33,7 @@ export class Run {
 
   constructor(spec: Record<string, Spec>) {
     this.stage = new Stage(spec, WHERE);
+    this.stage.session = true;
     this.model = new Model(spec);
   }
 

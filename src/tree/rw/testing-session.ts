@@ -1,7 +1,70 @@
 // What the session answers for in the tree's place, checked against what the tree says. Only tests import it.
 import assert from 'node:assert/strict';
 import { fstatSync, readdirSync } from 'node:fs';
+import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
+import { errnoOf, O_PATH, S_IFMT, S_IFREG } from './abi.ts';
+import { OWN_INO } from './core.ts';
+import type { Caller } from './operations.ts';
 import { type Stage, statOf } from './testing.ts';
+
+/** A directory that the session may change names of, where the template has none of that name. */
+function lentFor({ host, image: { toc } }: Stage, parent: number, name: string): number {
+  const lent = host.lent.get(parent);
+  if (lent?.changes !== true) return -1;
+  const covered = lent.row >= 0 && toc.lookup(lent.row, Buffer.from(name, 'latin1')) >= 0;
+  return covered ? -1 : lent.fd;
+}
+
+/** CREATE as the session does it; undefined where it leaves it to the tree. */
+export function createAsSession(
+  stage: Stage,
+  parent: number,
+  name: string,
+  flags: number,
+  mode: number,
+  caller: Caller,
+): { node: number; fd: number } | undefined {
+  const { host, io, tree } = stage;
+  // As the kernel does before.
+  tree.lookup(parent, name);
+  const directory = lentFor(stage, parent, name);
+  const node = host.leased[0];
+  if (directory < 0 || node === undefined || (mode & 0o6000) !== 0) return undefined;
+  let fd: number;
+  try {
+    fd = io.createFile(directory, name, flags, mode & 0o7777 & ~caller.umask, caller);
+  } catch {
+    return undefined; // the tree fails in the same way
+  }
+  host.leased.shift();
+  const attributes = new Float64Array(ATTR_SLOTS);
+  io.stat(fd, '', attributes);
+  tree.created(parent, name, node, OWN_INO + attributes[ATTR.ino]!, flags);
+  return { node, fd };
+}
+
+/** UNLINK as the session does it; false where it leaves it to the tree. */
+export function removeAsSession(stage: Stage, parent: number, name: string): boolean {
+  const { io, tree } = stage;
+  const directory = lentFor(stage, parent, name);
+  if (directory < 0) return false;
+  let fd: number;
+  try {
+    fd = io.openFile(directory, name, O_PATH);
+  } catch (error) {
+    assert.ok(errnoOf(error) > 0);
+    return false;
+  }
+  const attributes = new Float64Array(ATTR_SLOTS);
+  io.stat(fd, '', attributes);
+  if ((attributes[ATTR.mode]! & S_IFMT) !== S_IFREG || attributes[ATTR.nlink] !== 1) {
+    io.close(fd);
+    return false;
+  }
+  io.unlink(directory, name);
+  tree.removed(parent, name, fd);
+  return true;
+}
 
 /** Names that the session would say are not there must not be. */
 export function compareLent({ host, image: { toc }, tree }: Stage): void {

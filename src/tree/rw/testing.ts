@@ -21,6 +21,7 @@ import { native } from '../../native/index.ts';
 import { ATTR } from '../../native/upcalls.ts';
 import type { NativeUpper } from '../../native/upper.ts';
 import { type Caller, type Entry, type Opened, type TreeHost, Wait } from './operations.ts';
+import { createAsSession, removeAsSession } from './testing-session.ts';
 import { WritableTree } from './tree.ts';
 
 /** Device nodes, owners and trusted attributes need it. */
@@ -40,7 +41,8 @@ export class NotedHost implements TreeHost {
   readonly adopted = new Map<number, number>();
   /** Adopted for writing too. */
   readonly writable = new Set<number>();
-  readonly lent = new Map<number, { fd: number; row: number }>();
+  readonly lent = new Map<number, { fd: number; row: number; changes: boolean }>();
+  readonly leased: number[] = [];
 
   thaw(node: number): void {
     this.thawed.add(node);
@@ -66,9 +68,12 @@ export class NotedHost implements TreeHost {
     this.adopted.delete(node);
     this.writable.delete(node);
   }
-  lend(node: number, fd: number, row: number): void {
+  lend(node: number, fd: number, row: number, changes: number): void {
     this.recall(node);
-    this.lent.set(node, { fd, row });
+    this.lent.set(node, { fd, row, changes: changes === 1 });
+  }
+  leaseNodes(first: number, count: number): void {
+    for (let node = first; node < first + count; node++) this.leased.push(node);
   }
   recall(node: number): void {
     const known = this.lent.get(node);
@@ -125,6 +130,8 @@ export class Stage {
   io: NativeUpper = native().upper;
   /** The same. */
   unclaimedMs: number | undefined;
+  /** The session does by itself what it may. */
+  session = false;
 
   constructor(spec: Record<string, Spec> | TestImage, where = tmpdir()) {
     this.image = 'toc' in spec ? (spec as TestImage) : imageOf(spec as Record<string, Spec>);
@@ -262,6 +269,14 @@ export class Stage {
 
   create(path: string, text: string | Buffer = '', mode = 0o644, caller = ME): Stat {
     const [parent, name] = this.split(path);
+    if (this.session) {
+      const made = createAsSession(this, parent, name, 2, mode, caller);
+      if (made !== undefined) {
+        writeSync(made.fd, Buffer.from(text), 0, undefined, 0);
+        closeSync(made.fd);
+        return statOf(this.tree.getattr(made.node));
+      }
+    }
     const { entry, opened } = this.tree.create(parent, name, 2, mode, caller);
     const stat = statOf(entry);
     writeSync(opened.fd, Buffer.from(text), 0, undefined, 0);
@@ -281,7 +296,9 @@ export class Stage {
   }
 
   unlink(path: string): void {
-    this.tree.unlink(...this.split(path));
+    const [parent, name] = this.split(path);
+    if (this.session && removeAsSession(this, parent, name)) return;
+    this.tree.unlink(parent, name);
   }
 
   rmdir(path: string): void {

@@ -9,7 +9,18 @@ import { toFirstlightError } from '../../errors/errors.ts';
 import type { Logger } from '../../log/log.ts';
 import { ATTR_SLOTS } from '../../native/upcalls.ts';
 import type { NativeUpper } from '../../native/upper.ts';
-import { errnoOf, fail, O_RDONLY, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IPERM } from './abi.ts';
+import {
+  errnoOf,
+  fail,
+  O_ACCMODE,
+  O_RDONLY,
+  O_RDWR,
+  S_IFDIR,
+  S_IFLNK,
+  S_IFMT,
+  S_IFREG,
+  S_IPERM,
+} from './abi.ts';
 import { applyChanges, applyToLast, entryOf, snapshot, whereIs } from './attr.ts';
 import { type Child, Core } from './core.ts';
 import { list } from './list.ts';
@@ -304,6 +315,15 @@ export class WritableTree implements TreeOperations {
 
   release(): void {
     // No open asks for it: the kernel's FORGET says when a removed file is done with.
+  }
+
+  created(parent: number, name: string, node: number, ino: number, flags: number): void {
+    const writable = (flags & O_ACCMODE) === O_RDWR;
+    this.#run((core) => core.lent.created(core.directory(parent), name, node, ino, writable));
+  }
+
+  removed(parent: number, name: string, fd: number): void {
+    this.#run((core) => core.lent.removed(core.directory(parent), name, fd));
   }
 
   list(node: number, cookie: number): Iterable<Listed> {

@@ -68,7 +68,7 @@ export function setXattr(
     const mode = attributes[ATTR.mode]!;
     if ((mode & S_ISGID) !== 0) core.io.chmod(at.fd, at.name, mode & S_IPERM & ~S_ISGID);
   }
-  forgetAcl(node, attribute);
+  forgetAcl(core, node, attribute);
 }
 
 /** @throws Wait, Errno ENODATA */
@@ -77,7 +77,7 @@ export function removeXattr(core: Core, node: Node, attribute: string): void {
   if (toUpper(attribute) !== undefined) requireXattr(core, node, attribute);
   const { at, name } = writable(core, node, attribute);
   core.io.removexattr(at.fd, at.name, name);
-  forgetAcl(node, attribute);
+  forgetAcl(core, node, attribute);
 }
 
 function requireXattr(core: Core, node: Node, attribute: string): void {
@@ -94,6 +94,8 @@ function isAcl(attribute: string): boolean {
   return attribute === ACL_ACCESS || attribute === ACL_DEFAULT;
 }
 
-function forgetAcl(node: Node, attribute: string): void {
-  if (node instanceof Directory && attribute === ACL_DEFAULT) node.defaultAcl = undefined;
+function forgetAcl(core: Core, node: Node, attribute: string): void {
+  if (!(node instanceof Directory) || attribute !== ACL_DEFAULT) return;
+  node.defaultAcl = undefined;
+  core.lent.recall(node);
 }
