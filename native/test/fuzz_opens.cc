@@ -1,6 +1,7 @@
 // Opens of one file from several threads while its content arrives, is lost and comes again: of two
 // opens that are decided at the same moment, the kernel would refuse one that has not seen the
-// other.
+// other. Where opens come to an end (OpenMode), none may be left to collide with those that the
+// kernel makes alone.
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,6 +50,10 @@ struct Opener {
 
   void step() {
     uint64_t node = 0, fh = 0;
+    if (transport.unseen()) {
+      uint64_t offset = random() % (4 * kPartBytes);
+      return send(FUSE_READ, kRow + 1, fuse_read_in{0, offset, 4096, 0, 0, 0, 0});
+    }
     if (random() % 2 == 0 && transport.pick_handle(random, &node, &fh)) {
       if (transport.released(node, fh)) send(FUSE_RELEASE, node, fuse_release_in{fh, 0, 0, 0});
     } else {
@@ -74,6 +79,14 @@ void change_state(ContentTable& table, const Toc& toc, uint32_t content, Random&
   }
 }
 
+// Where opens are to be seen or not, again and again; until they are not.
+void change_opens(Session& session, FakeTransport& transport, Random& random) {
+  auto mode = static_cast<OpenMode>(random() % 3);
+  // What was unseen before the call stays so.
+  bool before = transport.unseen();
+  if (session.set_open_mode(mode) && before) die("opens came back");
+}
+
 }  // namespace
 
 void fuzz_opens(const Deadline& deadline, Random& random) {
@@ -86,6 +99,7 @@ void fuzz_opens(const Deadline& deadline, Random& random) {
   store.put(toc, content);
   Deaf events;
   std::atomic<uint64_t> unique{1};
+  uint32_t ended = 0;
   while (!deadline.passed()) {
     auto made = std::make_unique<FakeTransport>(kLanes);
     FakeTransport& transport = *made;
@@ -105,13 +119,19 @@ void fuzz_opens(const Deadline& deadline, Random& random) {
         running--;
       });
     }
-    while (running > 0) change_state(tree->table(), toc, content, random);
+    bool ends = !features.writable && random() % 2 == 0;
+    while (running > 0) {
+      change_state(tree->table(), toc, content, random);
+      if (ends && random() % 16 == 0) change_opens(*session, transport, random);
+    }
+    ended += session->counters().read().opens_unseen ? 1 : 0;
     for (std::thread& thread : threads) thread.join();
     session->abort();
     session->join();
     if (transport.missing() != 0) die("requests without a reply");
   }
-  printf("opens: %llu requests\n", static_cast<unsigned long long>(unique.load() / 2));
+  printf("opens: %llu requests, %u sessions left to the kernel\n",
+         static_cast<unsigned long long>(unique.load() / 2), ended);
 }
 
 }  // namespace firstlight::test

@@ -214,6 +214,12 @@ int FakeTransport::reply(uint32_t, const iovec* pieces, int count) {
   }
   Pending request = found->second;
   pending_.erase(found);
+  if (request.opcode == FUSE_OPEN && header.error == -ENOSYS) {
+    for (const Opened& open : opened_) {
+      if ((open.flags & abi::kOpenPassthrough) != 0) die("the end of opens beside passthrough");
+    }
+    unseen_ = true;
+  }
   const uint8_t* body = bytes.data() + sizeof header;
   if (request.opcode == FUSE_OPEN && header.error == 0) {
     check_open(request.node, body, total - sizeof header);
@@ -243,6 +249,7 @@ void FakeTransport::check_open(uint64_t node, const uint8_t* body, size_t bytes)
   memcpy(&out, body, sizeof out);
   bool passthrough = (out.open_flags & abi::kOpenPassthrough) != 0;
   if (passthrough && !backings_.contains(out.backing_id)) die("a backing id that is not open");
+  if (passthrough && unseen_) die("passthrough after the end of opens");
   constexpr uint32_t kBeside =
       abi::kOpenPassthrough | FOPEN_DIRECT_IO | FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES;
   if (passthrough && (out.open_flags & ~kBeside) != 0) die("flags that passthrough does not take");
@@ -274,6 +281,11 @@ void FakeTransport::close_backing(int32_t id) {
       die("a backing id closed under an open file");
     }
   }
+}
+
+bool FakeTransport::unseen() {
+  std::lock_guard lock(mutex_);
+  return unseen_;
 }
 
 size_t FakeTransport::missing() {

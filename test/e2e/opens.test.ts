@@ -7,6 +7,7 @@ import { canOpenAlone } from '../../src/fuse/opens.ts';
 import { loadTraces } from '../../src/trace/files.ts';
 import { Background, must, run, until } from '../lib/proc.ts';
 import { type SmallImage, smallImage } from '../lib/small-image.ts';
+import { world } from '../lib/snapshotter.ts';
 import { Stage } from '../lib/stage.ts';
 
 // Elsewhere all opens are seen, whatever is asked for.
@@ -139,4 +140,31 @@ testHere('a content that turns out to be damaged is fetched again, and read anew
   t.is((await stage.run(['verify'])).code === 0, false);
   // What is asked for is fetched; until then there is an error, and never again the damaged bytes.
   await until('the right bytes', async () => (await sum()) === sha256);
+});
+
+testHere('containers of a complete image open files without us', async (t) => {
+  const { stage, registry, containerd, metric } = await world(t);
+  const image = `${registry}/app:v1`;
+  await containerd.pull(image);
+  await containerd.start(image, 'early');
+  await until('the image is complete', async () => {
+    const { images } = await stage.json<{ images: { complete: boolean }[] }>(['ls']);
+    return images.length === 1 && images[0]!.complete;
+  });
+  const version = () => containerd.exec('early', ['cat', '/app/version']);
+  t.is(await version(), 'one\n');
+  // The keeper tells its counters a few times a second, all at once: when the reads of a file that nobody has
+  // read before are among them, so are all opens up to then.
+  const opensUpTo = async (fresh: string): Promise<number> => {
+    const before = await metric('firstlight_reads_total');
+    await containerd.exec('early', ['sh', '-c', `cat ${fresh} >/dev/null`]);
+    await until('its reads', async () => (await metric('firstlight_reads_total')) > before);
+    return metric('firstlight_opens_total');
+  };
+  const first = await opensUpTo('/data/base');
+  t.true(first > 0);
+  for (let i = 0; i < 3; i++) t.is(await version(), 'one\n');
+  t.is(await containerd.run(image, 'late', ['cat', '/app/version']), 'one\n');
+  t.is(await opensUpTo('/usr/lib/library'), first, 'no open has come');
+  await containerd.remove('early');
 });
