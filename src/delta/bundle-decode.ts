@@ -18,11 +18,12 @@ import {
   type Preamble,
 } from './bundle.ts';
 import { SECTIONS, type SectionName } from './bundle-header.ts';
-import { openPayload } from './frame.ts';
+import { CONTROL_MAX_BYTES, restore } from './difference.ts';
+import { digestTableBytes, openPayload } from './frame.ts';
 import { DIGEST_BYTES, digestEntryBytes, tableOfParts } from './frame-plan.ts';
 import { readImageFacts } from './image-facts.ts';
 import { unpackOrder } from './order.ts';
-import { type BaseRange, unpackRanges } from './patch-table.ts';
+import { type BaseRange, PATCH_PAD_BYTES, unpackRanges } from './patch-table.ts';
 import type { Toc } from './toc.ts';
 import { checkToc } from './toc-check.ts';
 import { unpackToc } from './toc-unpack.ts';
@@ -222,12 +223,15 @@ function readFrames(
     }
     if (contentBytes > FRAME_MAX_BYTES || tableBytes > FRAME_MAX_BYTES)
       fail(`frame ${index}: ${contentBytes} bytes of content, ${tableBytes} of digests`);
-    if (surplus[index] !== 0) fail(`frame ${index}: rawBytes is not what its parts add up to`);
+    const controlBytes = surplus[index]!;
+    const controlMost = kind === FRAME_KIND.patch ? CONTROL_MAX_BYTES : 0;
+    if (controlBytes < 0 || controlBytes > controlMost)
+      fail(`frame ${index}: rawBytes is not what its parts add up to`);
     let ranges: BaseRange[] = [];
     if (kind === FRAME_KIND.patch)
       ranges = unpackRanges(extensions[index]!, contents, partCount, `bundle: frame ${index}`);
     else if (extensionBytes[index] !== 0) fail(`frame ${index}: has an extension`);
-    const rawBytes = contentBytes + tableBytes;
+    const rawBytes = contentBytes + tableBytes + controlBytes;
     // No zstd frame is empty, and none of ours is much larger than what it holds.
     if (bytes[index] === 0 || bytes[index]! > 2 * FRAME_MAX_BYTES + 1024)
       fail(`frame ${index}: bytes is ${bytes[index]}`);
@@ -238,6 +242,7 @@ function readFrames(
       rawBytes,
       kind,
       ranges,
+      controlBytes,
       digest: sections.digests.subarray(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES),
       firstPart,
       partCount,
@@ -332,6 +337,11 @@ export function decodeFrame(
   const raw = decompressExactly(bytes, frame.rawBytes, `bundle: ${field}`, base);
   const { toc, order } = header;
   const { sizes, several, contents } = measure(toc, order, frame.firstPart, frame.partCount);
+  if (base !== undefined && frame.controlBytes > 0) {
+    const end = raw.length - frame.controlBytes;
+    const data = raw.subarray(digestTableBytes(several), end);
+    restore(base.subarray(PATCH_PAD_BYTES), data, raw.subarray(end), `bundle: ${field}`);
+  }
   return openPayload(raw, sizes, several, `bundle: ${field}`).map((opened, i) => {
     const part = order[frame.firstPart + i]!;
     const content = contents[i]!;

@@ -275,7 +275,7 @@ async function writeBody(
         bytes: frame.bytes.length,
         partCount: spans[made]!.partCount,
         kind: frame.kind,
-        surplusBytes: 0,
+        surplusBytes: frame.controlBytes,
         extension: frame.kind === FRAME_KIND.patch ? packRanges(ranges) : new Uint8Array(0),
       });
       input.onProgress?.(made + 1, spans.length);

@@ -83,7 +83,7 @@ export interface PackedFrame {
   bytes: number;
   partCount: number;
   kind: number;
-  /** Bytes of the payload beyond its digest table and its parts; 0 for kind zstd. */
+  /** Bytes of the payload beyond its digest table and its parts: of a patch's control stream; 0 for kind zstd. */
   surplusBytes: number;
   extension: Uint8Array;
 }

@@ -208,6 +208,18 @@ const HEADERS: [what: string, section: keyof Sections, value: Buffer, RegExp, Er
     /bytes of a range of a base/,
   ],
   [
+    'a patch of too large a control stream',
+    'frames',
+    frames(1, { kind: FRAME_KIND.patch, extension: numbers(0, 0), surplusBytes: (1 << 20) + 1 }),
+    /frame 1: rawBytes/,
+  ],
+  [
+    'a patch of less than its parts',
+    'frames',
+    frames(1, { kind: FRAME_KIND.patch, extension: numbers(0, 0), surplusBytes: -1 }),
+    /frame 1: rawBytes/,
+  ],
+  [
     'a patch of too much',
     'frames',
     patch(0, 1, 0, 0, 5 << 20, 1, 1, 0, 5 << 20),

@@ -62,6 +62,8 @@ export interface FrameInfo {
   kind: number;
   /** Kind patch: what stands behind it, which the worker has. Empty for the others. */
   ranges: readonly BaseRange[];
+  /** Kind patch: bytes of the control stream behind the parts (difference.ts); 0 where the parts are as they are. */
+  controlBytes: number;
   /** sha256 of the compressed bytes (32 bytes). */
   digest: Buffer;
   /** Parts in the frame: `order[firstPart .. firstPart + partCount)` of the header. */

@@ -6,7 +6,9 @@
 import { hash } from 'node:crypto';
 import { FirstlightError } from '../errors/errors.ts';
 import { FRAME_KIND } from './bundle.ts';
+import { CONTROL_MAX_BYTES, difference } from './difference.ts';
 import { DIGEST_BYTES } from './frame-plan.ts';
+import { PATCH_PAD_BYTES } from './patch-table.ts';
 import { type Compressor, compressAgainst } from './zstd.ts';
 
 /** What a frame is made of. `raw` holds room for the digest table, then the parts' bytes. */
@@ -31,6 +33,8 @@ export interface MadeFrame {
   digest: Uint8Array;
   /** One of FRAME_KIND: a patch only where there is a base and it is worth it. */
   kind: number;
+  /** Bytes behind the parts: the control stream of a patch whose parts are differences, else 0. */
+  controlBytes: number;
 }
 
 /**
@@ -86,11 +90,28 @@ export function makeFrame(job: FrameJob, compressor: Compressor): MadeFrame {
   }
   const bytes = compressor.compress(raw);
   if (base !== undefined) {
-    const patch = compressAgainst(raw, base, job.patchLevel ?? PATCH_LEVEL);
-    if (patch.length < bytes.length * WORTH_RATIO - WORTH_BYTES)
-      return { bytes: patch, digest: sha256(patch), kind: FRAME_KIND.patch };
+    const patch = makePatch(raw, digestTableBytes(several), base, job.patchLevel ?? PATCH_LEVEL);
+    if (patch.bytes.length < bytes.length * WORTH_RATIO - WORTH_BYTES)
+      return { ...patch, digest: sha256(patch.bytes), kind: FRAME_KIND.patch };
   }
-  return { bytes, digest: sha256(bytes), kind: FRAME_KIND.zstd };
+  return { bytes, digest: sha256(bytes), kind: FRAME_KIND.zstd, controlBytes: 0 };
+}
+
+/** The smaller one of two patches: of the parts as they are, and of their differences from the base. */
+function makePatch(
+  raw: Uint8Array,
+  tableBytes: number,
+  base: Uint8Array,
+  level: number,
+): { bytes: Uint8Array; controlBytes: number } {
+  const bytes = compressAgainst(raw, base, level);
+  const found = difference(base.subarray(PATCH_PAD_BYTES), raw.subarray(tableBytes));
+  if (found === undefined || found.control.length > CONTROL_MAX_BYTES)
+    return { bytes, controlBytes: 0 };
+  const payload = Buffer.concat([raw.subarray(0, tableBytes), found.data, found.control]);
+  const other = compressAgainst(payload, base, level);
+  if (other.length >= bytes.length) return { bytes, controlBytes: 0 };
+  return { bytes: other, controlBytes: found.control.length };
 }
 
 /** One part of an opened frame. */

@@ -129,6 +129,21 @@ test('each part of a large content has its place in the old one behind it', asyn
   }
 });
 
+test('a program that was compiled again travels as differences', async (t) => {
+  // Instructions with an address in each; all of them have moved.
+  const program = (by: number) => {
+    const bytes = noise(120_000, 11);
+    for (let at = 4; at + 4 <= bytes.length; at += 24)
+      bytes.writeUInt32LE(0x400000 + at * 7 + by, at);
+    return bytes;
+  };
+  const base = imageOf({ app: { data: program(0) } });
+  const { patched } = await both(t, imageOf({ app: { data: program(4096) } }), [base]);
+  const [frame] = headerOf(patched).frames;
+  t.true(frame!.controlBytes > 0);
+  t.true(patched.length < 2500, `${patched.length}`);
+});
+
 test('small files that changed together share one frame and its base', async (t) => {
   const files = (edit: (bytes: Buffer) => Buffer) =>
     Object.fromEntries(

@@ -127,9 +127,17 @@ const RANKS = [
   { content: 89, part: 1, rank: 2 },
   { content: 3, rank: 3 },
 ];
+/** Like a program: addresses in it, larger by `by`. */
+function program(by: number): Buffer {
+  const bytes = noise(90_000, 500);
+  for (let at = 4; at + 4 <= bytes.length; at += 24) bytes.writeUInt32LE(at * 7 + by, at);
+  return bytes;
+}
+
 /** What the patches of a seed stand on; every file of it is like one of LARGE. */
 const OLDER = imageOf({
   lib: { data: Buffer.alloc(2 * PART_BYTES + 9, 'lib') },
+  program: { data: program(0) },
   ...Object.fromEntries(
     Array.from({ length: 90 }, (_, i) => [
       `file${i}`,
@@ -139,6 +147,7 @@ const OLDER = imageOf({
 });
 const NEWER = imageOf({
   lib: { data: Buffer.alloc(2 * PART_BYTES + 3, 'lib') },
+  program: { data: program(4096) },
   ...Object.fromEntries(
     Array.from({ length: 90 }, (_, i) => [
       `file${i}`,
@@ -169,7 +178,7 @@ function withFrame(bundle: Buffer, header: BundleHeader, index: number, bytes: B
     bytes: frame.index === index ? bytes.length : frame.bytes,
     partCount: frame.partCount,
     kind: frame.kind,
-    surplusBytes: 0,
+    surplusBytes: frame.controlBytes,
     extension: frame.kind === FRAME_KIND.patch ? packRanges(frame.ranges) : new Uint8Array(0),
   }));
   sections.frames = packFrames(frames);
@@ -309,6 +318,8 @@ async function fuzz(run: (random: Random) => void): Promise<{ refused: number; t
 }
 
 test.serial('mutated bundles', async (t) => {
+  const patches = headerOf(SEEDS[2]!).frames.filter(({ kind }) => kind === FRAME_KIND.patch);
+  t.true(patches.some(({ controlBytes }) => controlBytes > 0));
   const names = Object.keys(MUTATORS) as (keyof typeof MUTATORS)[];
   const count = await fuzz((random) => {
     const name = names[random(names.length)]!;
