@@ -81,16 +81,18 @@ for (const below of ['no overlay', 'overlayfs']) {
     const first = await fixture.stats();
     t.true(first.opensUnseen);
     t.is(first.opens, 1);
-    for (const name of ['small', 'other', 'page', 'empty', 'lib/large.so']) {
-      await readFile(`${root}/${name}`);
-    }
+    for (const name of ['small', 'other', 'page', 'empty']) await readFile(`${root}/${name}`);
     const later = await fixture.stats();
-    t.is(later.opens, 1);
-    t.is(later.passthroughOpens, 0);
     // What the kernel has, it does not ask for again.
     const { stdout } = await run('cat', [`${root}/small`, `${root}/page`, `${root}/other`]);
     t.true(stdout.startsWith('small content'));
     t.is((await fixture.stats()).reads, later.reads);
+    // Last: the kernel goes on reading ahead when the reader is through.
+    await readFile(`${root}/lib/large.so`);
+    const last = await fixture.stats();
+    t.true(last.reads > later.reads);
+    t.is(last.opens, 1);
+    t.is(last.passthroughOpens, 0);
   });
 
   test(`every way to read gives the same bytes when opens are unseen (${below})`, async (t) => {
