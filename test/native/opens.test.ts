@@ -82,11 +82,16 @@ for (const below of ['no overlay', 'overlayfs']) {
     t.true(first.opensUnseen);
     t.is(first.opens, 1);
     for (const name of ['small', 'other', 'page', 'empty']) await readFile(`${root}/${name}`);
-    const later = await fixture.stats();
-    // What the kernel has, it does not ask for again.
-    const { stdout } = await run('cat', [`${root}/small`, `${root}/page`, `${root}/other`]);
-    t.true(stdout.startsWith('small content'));
-    t.is((await fixture.stats()).reads, later.reads);
+    // What the kernel has, it does not ask for again, unless somebody on this machine drops its caches.
+    let later = await fixture.stats();
+    for (let tries = 3, asked = 1; asked > 0; tries--) {
+      if (tries === 0) throw new Error(`${asked} reads of what is cached`);
+      const { stdout } = await run('cat', [`${root}/small`, `${root}/page`, `${root}/other`]);
+      t.true(stdout.startsWith('small content'));
+      const now = await fixture.stats();
+      asked = now.reads - later.reads;
+      later = now;
+    }
     // Last: the kernel goes on reading ahead when the reader is through.
     await readFile(`${root}/lib/large.so`);
     const last = await fixture.stats();
