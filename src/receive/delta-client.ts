@@ -15,6 +15,7 @@ import { FirstlightError, isErrorKind } from '../errors/errors.ts';
 import { isDigest } from '../store/layout.ts';
 import { BodyReader } from './body-reader.ts';
 import { KeptLines, LINE_TIMES, type Line, type LineTimes } from './kept-lines.ts';
+import { StreamLanes } from './stream-lanes.ts';
 import { PIPELINED, type PieceHead, StripedBody } from './striped.ts';
 
 /** Bounds in ms; each is a wait for the next thing to happen, not for the whole. */
@@ -332,7 +333,7 @@ export class DeltaClient {
           return this.takeLane(lanes);
         }
         body.stopAt(end, index);
-        return this.#streamLane(lanes[index]!);
+        return this.#streamLane(lanes[index]!, () => body.allAsked);
       },
     };
   }
@@ -350,16 +351,21 @@ export class DeltaClient {
     return this.#streamLane(lane);
   }
 
-  #streamLane(lane: Lane): StreamLane {
-    lane.taken = true;
+  /** @param mayShare  false as long as the other connections have something else to bring first */
+  #streamLane(own: Lane, mayShare: () => boolean = () => true): StreamLane {
+    const lanes = new StreamLanes(own, this.#lanes, mayShare);
     return {
-      range: (bundlePath, etag, from, to, signal) => {
+      range: async (bundlePath, etag, from, to, signal) => {
+        const { lane, follow, over } = lanes.next(to - from);
         lane.usedAt = performance.now();
-        return this.#range(lane.client, bundlePath, etag, { from, to }, signal);
+        try {
+          return await this.#range(lane.client, bundlePath, etag, { from, to }, signal, follow);
+        } catch (error) {
+          over();
+          throw error;
+        }
       },
-      release: () => {
-        lane.taken = false;
-      },
+      release: () => lanes.release(),
     };
   }
 
@@ -369,6 +375,7 @@ export class DeltaClient {
     etag: string,
     { from, to }: { from: number; to: number },
     signal: AbortSignal | undefined,
+    follow?: (body: Readable) => void,
   ): Promise<BodyReader | 'gone'> {
     const headers = { range: `bytes=${from}-${to - 1}`, 'if-range': etag };
     const answer = await this.#request(
@@ -379,6 +386,7 @@ export class DeltaClient {
       signal,
       connection,
     );
+    follow?.(answer.body);
     const gone =
       answer.statusCode === 404 ||
       answer.statusCode === 410 ||

@@ -1,5 +1,6 @@
-// The stream of a transfer: missing frames in the bundle's order, asked for in runs that stand in line on one
-// connection. What does not live here: what becomes of the frames, and how far ahead to ask (transfer.ts).
+// The stream of a transfer: missing frames in the bundle's order, asked for in runs that follow each other on a few
+// connections. What does not live here: which of these (stream-lanes.ts), what becomes of the frames, and how far
+// ahead to ask (transfer.ts).
 //
 // A run is asked for only shortly before the one ahead of it has come: what a reader has fetched out of
 // order by then is left out of it. One request for all that follows would bring all of that again.
@@ -12,6 +13,9 @@ const GAP_BYTES = 64 << 10;
 
 /** Asked for at most (or one frame) while the first answer is not nearly taken. */
 const EARLY_BYTES = 512 << 10;
+
+/** A run is not made longer than this, or a frame, without need. */
+const RUN_BYTES = 512 << 10;
 
 /** Asks for bytes `from` to `to` (exclusive), which come behind whatever was asked for before. */
 export type AskRun = (
@@ -61,8 +65,8 @@ export class FrameStream {
   #lastMoveAt = performance.now();
 
   /**
-   * @param ask   on a connection that is this stream's alone
-   * @param done  called once, when the stream needs its connection no more
+   * @param ask   on connections that are this stream's alone
+   * @param done  called once, when the stream needs its connections no more
    */
   constructor(plan: FramePlan, ask: AskRun, done: () => void, first?: FirstRun) {
     this.plan = plan;
@@ -117,8 +121,9 @@ export class FrameStream {
     while (underWay < least) {
       const from = this.plan.nextMissing(this.#askedTo);
       if (from < 0) return;
-      // Not a request for every frame that comes: at least a quarter of what is to be under way.
-      const most = Math.max(least - underWay, bytes / 4);
+      // Not a request for every frame that comes: at least a quarter of what is to be under way. And not one for
+      // all of it, since several connections may carry it.
+      const most = Math.max(Math.min(least - underWay, RUN_BYTES), bytes / 4);
       const end = this.plan.runEnd(from, GAP_BYTES, most);
       const last = frames[end - 1]!;
       const to = last.offset + last.bytes;

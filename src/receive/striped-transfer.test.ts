@@ -68,6 +68,27 @@ test('what a reader has fetched out of order does not come again with the stream
   await receiver.close();
 });
 
+test('a stream is not held to the pace of a connection that is slow', async (t) => {
+  const large = makeImage('slow', { zz: noise('zz', 14_000_000) });
+  const { store, server, root, options } = await makeStage(t, large);
+  server.deltaRanges = true;
+  // Whichever brings the first piece is the stream's own.
+  const isSlow = (connection: number) => connection === server.requests[0]?.connection;
+  server.fault = ({ connection }) => ({ rate: isSlow(connection) ? 500_000 : 5_000_000 });
+  useConnections(store, 8);
+  const receiver = await Receiver.open(store, options({ timeouts: PATIENT }));
+  await receiver.complete;
+  await assertWhole(t, root, large);
+  t.is(receiver.progress().retries, 0);
+  const runs = server.requests.filter(({ path }) => path.startsWith('/v1/bundles/'));
+  const bytesOf = (requests: typeof runs) =>
+    requests.reduce((sum, { range }) => sum + range!.to - range!.from, 0);
+  const slow = bytesOf(runs.filter(({ connection }) => isSlow(connection)));
+  t.true(slow < bytesOf(runs) / 3, `${slow} of ${bytesOf(runs)} bytes over the slow one`);
+  t.is(server.connections, 8);
+  await receiver.close();
+});
+
 test('a server that knows no ranges by reference sends it over one connection', async (t) => {
   const { store, root, options } = await makeStage(t, IMAGE);
   useConnections(store, 8);

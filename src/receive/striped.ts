@@ -6,8 +6,8 @@
 // The first pieces are as small as the windows are, so that what stands first in the bundle, its
 // header, comes over all connections together; the later ones grow with the windows. A few are asked
 // for ahead on each connection (pipelining), so that none waits for a request to travel. Whoever reads says
-// after the header where to stop (`stopAt`): one connection carries the rest alone (frame-stream.ts). It has
-// grown by then, and frames that a reader waits for, which come beside it, get a fair share of the line.
+// after the header where to stop (`stopAt`): some of the connections carry the rest (frame-stream.ts,
+// stream-lanes.ts). They have grown by then, and frames that a reader waits for come over the others.
 import { Readable } from 'node:stream';
 import { FirstlightError } from '../errors/errors.ts';
 
@@ -139,6 +139,11 @@ export class StripedBody extends Readable {
   get leastEnd(): number {
     const bytes = Math.min(STRIPED_BYTES, this.#bytesPerMs() * STRIPED_MS);
     return Math.max(this.#nextFrom, this.#start + Math.ceil(bytes));
+  }
+
+  /** After `stopAt`: nothing more will be asked for, unless a connection breaks. */
+  get allAsked(): boolean {
+    return this.#stopped && this.#nextFrom >= this.#end;
   }
 
   /**

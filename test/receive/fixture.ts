@@ -165,6 +165,8 @@ export interface SeenRequest {
   /** Kinds of frames that it allows beyond the plain ones. */
   frames: string | undefined;
   at: number;
+  /** Names the connection that it came over. */
+  connection: number;
 }
 
 /** What goes wrong with one answer. */
@@ -254,6 +256,7 @@ export class FaultyServer {
       range: match === null ? undefined : { from: Number(match[1]), to: Number(match[2]) + 1 },
       frames: request.headers[FRAMES_HEADER] as string | undefined,
       at: performance.now(),
+      connection: request.socket.remotePort!,
     };
     const fault = this.fault(seen, this.requests.length) ?? {};
     this.requests.push(seen);
