@@ -44,6 +44,9 @@ export interface MadeFrame {
  */
 export const PATCH_LEVEL = 19;
 
+/** Level at which is tried which of two patches is the smaller one. */
+const TRY_LEVEL = 12;
+
 /** A patch costs the worker the reading of its base: it has to save this much of the plain frame ... */
 const WORTH_RATIO = 7 / 8;
 /** ... and this many bytes, its row in the header among them. */
@@ -97,21 +100,25 @@ export function makeFrame(job: FrameJob, compressor: Compressor): MadeFrame {
   return { bytes, digest: sha256(bytes), kind: FRAME_KIND.zstd, controlBytes: 0 };
 }
 
-/** The smaller one of two patches: of the parts as they are, and of their differences from the base. */
+/**
+ * One of two patches: of the parts as they are, or of their differences from the base. Which one is
+ * smaller shows at a tenth of the level's cost.
+ */
 function makePatch(
   raw: Uint8Array,
   tableBytes: number,
   base: Uint8Array,
   level: number,
 ): { bytes: Uint8Array; controlBytes: number } {
-  const bytes = compressAgainst(raw, base, level);
   const found = difference(base.subarray(PATCH_PAD_BYTES), raw.subarray(tableBytes));
   if (found === undefined || found.control.length > CONTROL_MAX_BYTES)
-    return { bytes, controlBytes: 0 };
-  const payload = Buffer.concat([raw.subarray(0, tableBytes), found.data, found.control]);
-  const other = compressAgainst(payload, base, level);
-  if (other.length >= bytes.length) return { bytes, controlBytes: 0 };
-  return { bytes: other, controlBytes: found.control.length };
+    return { bytes: compressAgainst(raw, base, level), controlBytes: 0 };
+  const { data, control } = found;
+  const differences = Buffer.concat([raw.subarray(0, tableBytes), data, control]);
+  const tried = (payload: Uint8Array) => compressAgainst(payload, base, Math.min(level, TRY_LEVEL));
+  if (tried(differences).length >= tried(raw).length)
+    return { bytes: compressAgainst(raw, base, level), controlBytes: 0 };
+  return { bytes: compressAgainst(differences, base, level), controlBytes: control.length };
 }
 
 /** One part of an opened frame. */
