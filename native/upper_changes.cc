@@ -109,6 +109,10 @@ bool create(const Context& c, const LentDirectory& directory, std::string_view n
   open->fd = std::make_shared<const UniqueFd>(std::move(fd));
   open->ino = entry->attr.ino;
   open->entry = entry;
+  // Before anybody can know the node: the tree takes it for adopted when it hears of it. Without it
+  // everything comes to the tree.
+  UniqueFd again = reopen(open->fd->get(), O_RDONLY);
+  if (again) c.session.adopt(node, std::move(again), open->ino, 0, true);
   auto news = news_of(c, Upcall::kCreated, name);
   news->numbers[Upcall::kArg] = static_cast<double>(node);
   news->numbers[Upcall::kArg + 1] = static_cast<double>(open->ino);

@@ -21,13 +21,6 @@ namespace {
 
 constexpr int kTries = 200;
 
-/** The file of a descriptor, opened anew. */
-UniqueFd reopen(int fd, int access) {
-  char path[32];
-  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-  return UniqueFd(open(path, access | O_CLOEXEC));
-}
-
 int send_open(Session& session, const UpperOpen& open, const abi::OpenOut& out) {
   uint8_t reply[sizeof(fuse_entry_out) + sizeof out];
   size_t head = 0;
@@ -82,12 +75,14 @@ void note_change_time(Handle& handle) {
 // mapped to be written, what the kernel keeps of them may be wrong at any time; what is on its way
 // to it, it will not keep: the notification makes it older than what the kernel has
 // (fuse_change_attributes).
-void note_writer(Session& session, const Handle& handle) {
+void note_writer(Session& session, const UpperOpen& open, const Handle& handle) {
   int flags = fcntl(handle.upper->get(), F_GETFL);
   if (!handle.writable || flags < 0) return;
   bool adopted = session.adopted().with(handle.node,
                                         [](const AdoptedFile& file) { file.opened_for_writing(); });
-  if (adopted && (flags & O_ACCMODE) == O_RDWR) {
+  // Of a file that is just being made it has none.
+  bool kept = open.entry == nullptr;
+  if (adopted && kept && (flags & O_ACCMODE) == O_RDWR) {
     session.notifier().invalidate_attributes(handle.node);
   }
 }
@@ -124,7 +119,7 @@ int try_open(Session& session, const UpperOpen& open, bool adopted, CommitStep c
   handle->direct = id <= 0 && session.features().direct_io_allow_mmap;
   switch (commit(session, open, handle, seen)) {
     case Commit::kDone:
-      note_writer(session, *handle);
+      note_writer(session, open, *handle);
       return send_handle(session, open, *handle, id > 0 ? id : 0);
     case Commit::kAgain:
       if (id > 0) session.backing().release(open.node);
@@ -147,6 +142,12 @@ int try_repeatedly(Session& session, const UpperOpen& open, bool adopted, Commit
 }
 
 }  // namespace
+
+UniqueFd reopen(int fd, int access) {
+  char path[32];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  return UniqueFd(open(path, access | O_CLOEXEC));
+}
 
 int open_upper(Session& session, const UpperOpen& open) {
   return try_repeatedly(session, open, false, commit_by_tree);

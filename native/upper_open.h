@@ -33,6 +33,9 @@ struct UpperOpen {
  */
 int open_upper(Session& session, const UpperOpen& open);
 
+/** The file of a descriptor, opened anew with this access; errno where it cannot be. */
+UniqueFd reopen(int fd, int access);
+
 /** Answers an OPEN without O_TRUNC of an adopted node; kDiverted where the tree is to do it. */
 int open_adopted(const Context& c);
 

@@ -66,7 +66,7 @@ export const IN = { op: 0, node: 1, uid: 2, gid: 3, pid: 4, umask: 5, arg: 6 } a
  *   Release    what `replyOpen` was given as `tag` (sent for opens with a tag only)
  *   Fsync      nothing: through a handle on the template's content, of a node that has diverged
  *   Fsyncdir   1 for data only
- *   Created    node (of a lease), inode number that is shown, flags of open(2); it is open, and looked up once
+ *   Created    node (of a lease), inode number that is shown, flags of open(2); it is open, looked up once, and adopted
  *   Removed    O_PATH descriptor of the file, which is the tree's
  * Strings: `name` of Created, Removed, Lookup, Symlink (and `value`: the target), Mknod, Mkdir, Unlink, Rmdir, Link, Create, xattrs;
  * Rename has the new name in `name2`.

@@ -70,6 +70,38 @@ for i in range(${files}):
   },
 );
 
+test.serial('files that stay are looked at and opened again without the tree', async (t) => {
+  const stage = await Stage.open(t);
+  const dir = await mounted(stage);
+  await mkdir(join(dir, 'new'));
+  const files = 300;
+  const before = await upcalls(stage, dir);
+  await python(
+    join(dir, 'new'),
+    `
+import os
+for i in range(${files}):
+    for flags in (os.O_CREAT | os.O_RDWR, os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND):
+        fd = os.open(f'{i}', flags, 0o640)
+        if flags != os.O_RDONLY: os.write(fd, b'x' * 100)
+        os.close(fd)
+    assert os.stat(f'{i}').st_size == 200, os.stat(f'{i}')
+`,
+  );
+  const asked = (await upcalls(stage, dir)) - before;
+  t.true(asked < files, `${asked} upcalls for ${files} files that were opened four times`);
+  // One that gets setuid is the tree's again: a write by another takes it away.
+  await must('chmod', ['4777', join(dir, 'new/8')]);
+  const append = `echo more >> '${join(dir, 'new/8')}'`;
+  await must('chmod', ['711', stage.dir]);
+  await must('setpriv', ['--reuid=1234', '--regid=1234', '--clear-groups', 'sh', '-c', append]);
+  t.is(
+    (await must('stat', ['-c', '%a', join(dir, 'new/8')])).trim(),
+    '777',
+    'a write takes setuid',
+  );
+});
+
 /** Prints what each step gives. Ends with a tree that can be compared. */
 const STEPS = `
 import errno, json, os, stat, subprocess, sys

@@ -12,10 +12,12 @@
 import { O_RDONLY } from './abi.ts';
 import type { Where } from './attr.ts';
 import type { Core } from './core.ts';
-import { Directory, type FileNode, type Node } from './node.ts';
+import { Directory, FileNode, type Node } from './node.ts';
 
 /** Descriptors that the session holds for it. */
 const KEPT = 2048;
+/** The same, of files that have been made and perhaps never opened since: they push out none but each other. */
+const KEPT_NEW = 1024;
 /** Opens for reading that come to the tree before; one for writing alone shows that more will follow. */
 const OPENS_BEFORE = 2;
 /** Looks at the attributes of a directory that come to the tree before. */
@@ -25,6 +27,8 @@ export class AdoptedFiles {
   readonly #core: Core;
   /** Longest adopted first. */
   readonly #nodes = new Set<Node>();
+  /** Those that the session has made, and adopted with that. */
+  readonly #made = new Set<FileNode>();
 
   constructor(core: Core) {
     this.#core = core;
@@ -36,14 +40,23 @@ export class AdoptedFiles {
    * @param privileged  a write takes something away from it
    */
   opened(file: FileNode, where: Where, writes: boolean, privileged: () => boolean): void {
-    if (this.#nodes.has(file) || file.state !== 'upper') return;
+    if (this.has(file) || file.state !== 'upper') return;
     if (!writes && ++file.opensForReading <= OPENS_BEFORE) return;
     this.#adopt(file, where, 0, privileged() ? 0 : 1);
   }
 
+  /** The session has made a file, and answers for it. */
+  made(file: FileNode): void {
+    this.#made.add(file);
+    for (const oldest of this.#made) {
+      if (this.#made.size <= KEPT_NEW) break;
+      this.drop(oldest);
+    }
+  }
+
   /** The session answers for it, so it may have been opened, and its attributes given out, without the tree. */
   has(node: Node): boolean {
-    return this.#nodes.has(node);
+    return this.#nodes.has(node) || (node instanceof FileNode && this.#made.has(node));
   }
 
   /** Before a file gets setuid, setgid or a capability. */
@@ -94,9 +107,11 @@ export class AdoptedFiles {
       node.disown = undefined;
       node.asked = 0;
     }
-    if (!this.#nodes.delete(node)) return;
+    if (!this.has(node)) return;
+    this.#nodes.delete(node);
     this.#core.host.disown(node.id);
     if (node instanceof Directory) return;
+    this.#made.delete(node);
     // What the session has done meanwhile the tree was not told.
     node.mayBeMapped = true;
     node.cached = true;

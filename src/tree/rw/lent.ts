@@ -63,7 +63,7 @@ export class LentDirectories {
     this.#leased += LEASE;
   }
 
-  /** The session has made a file, which is open. @param writable  for reading and writing */
+  /** The session has made a file, which is open, and adopted it. @param writable  for reading and writing */
   created(parent: Directory, name: string, node: number, ino: number, writable: boolean): void {
     const file = new FileNode(node, ino, -1, 'upper');
     file.lookups = 1;
@@ -72,6 +72,7 @@ export class LentDirectories {
     file.mayBeMapped = writable;
     this.#core.files.set(node, file);
     file.places.add(parent.names.put(parent, name, -1, file));
+    this.#core.adopted.made(file);
     this.#leased--;
     this.#lease();
   }

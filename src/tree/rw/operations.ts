@@ -135,7 +135,7 @@ export interface TreeOperations {
     caller: Caller,
   ): { entry: Entry; opened: Opened & { kind: 'upper' } };
   release(tag: number): void;
-  /** The session has made a file in a lent directory, and opened it; counts one lookup. `flags` of open(2). */
+  /** The session has made a file in a lent directory, opened and adopted it; counts one lookup. `flags` of open(2). */
   created(parent: number, name: string, node: number, ino: number, flags: number): void;
   /** The session has removed a file of one name; `fd` is an O_PATH descriptor of it, taken over. */
   removed(parent: number, name: string, fd: number): void;

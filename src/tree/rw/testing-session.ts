@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { fstatSync, readdirSync } from 'node:fs';
 import { ATTR, ATTR_SLOTS } from '../../native/upcalls.ts';
-import { errnoOf, O_PATH, S_IFMT, S_IFREG } from './abi.ts';
+import { errnoOf, O_PATH, O_RDONLY, S_IFMT, S_IFREG } from './abi.ts';
 import { OWN_INO } from './core.ts';
 import type { Caller } from './operations.ts';
 import { type Stage, statOf } from './testing.ts';
@@ -39,6 +39,7 @@ export function createAsSession(
   host.leased.shift();
   const attributes = new Float64Array(ATTR_SLOTS);
   io.stat(fd, '', attributes);
+  host.adopt(node, io.openFile(fd, '', O_RDONLY), 0, 0, 1);
   tree.created(parent, name, node, OWN_INO + attributes[ATTR.ino]!, flags);
   return { node, fd };
 }
