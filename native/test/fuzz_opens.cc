@@ -106,6 +106,7 @@ void fuzz_opens(const Deadline& deadline, Random& random) {
     Features features;
     features.passthrough = features.direct_io_allow_mmap = true;
     features.writable = random() % 2 == 0;
+    if (!features.writable) transport.watch_end_of_opens();
     auto session =
         std::make_shared<Session>(tree, std::move(made), features, 0, &events, 1,
                                   std::make_shared<AccessTrace>(), UpcallChannel::make());

@@ -65,6 +65,9 @@ class FakeTransport : public Transport {
   size_t missing();
   /** A handle that is open, picked at random; false where there is none. */
   bool pick_handle(Random& random, uint64_t* node, uint64_t* fh);
+  /** ENOSYS to an OPEN means the end of opens, as of a read-only session; a tree may say anything.
+   */
+  void watch_end_of_opens() { watches_end_ = true; }
   /** An OPEN was answered with ENOSYS: the kernel opens alone, and sends no RELEASE either. */
   bool unseen();
   /** The kernel releases a handle: its rules no longer count it. */
@@ -87,6 +90,7 @@ class FakeTransport : public Transport {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool stopped_ = false;
+  bool watches_end_ = false;
   bool unseen_ = false;
   std::atomic<int> refuse_{0};
   std::unordered_map<uint64_t, Pending> pending_;
