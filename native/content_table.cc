@@ -225,10 +225,14 @@ void ContentTable::watch(WaitOwner* owner) {
   watchers_.push_back(owner);
 }
 
+void ContentTable::unwatch(WaitOwner* owner) {
+  std::lock_guard lock(mutex_);
+  std::erase(watchers_, owner);
+}
+
 ParkedList ContentTable::close(WaitOwner* owner) {
   std::lock_guard lock(mutex_);
   owner->closed_ = true;
-  std::erase(watchers_, owner);
   return take_where([&](const Parked& p) { return p.owner.get() == owner; });
 }
 

@@ -125,8 +125,10 @@ class ContentTable {
   /** The owner's waiting requests that were interrupted, and its earliest deadline (max() where
    * none). */
   std::vector<Interrupted> interrupted(WaitOwner* owner, Clock::time_point* deadline) const;
-  /** Tells the owner of contents that are lost, until it is closed. */
+  /** Tells the owner of contents that are lost, until `unwatch`: also one that is closed may have
+   * given them to somebody who reads on. */
   void watch(WaitOwner* owner);
+  void unwatch(WaitOwner* owner);
   /** Takes everything of an owner; no request of it can wait from then on. */
   ParkedList close(WaitOwner* owner);
   /** Requests that wait now, through all owners. */

@@ -232,8 +232,7 @@ void Session::resume(std::unique_ptr<Parked> parked) {
 }
 
 void Session::lost(uint32_t content) {
-  // Where opens are seen, the next one refuses or drops what is cached (FOPEN_KEEP_CACHE).
-  if (handles_.open_mode() != OpenMode::kUnseen) return;
+  // Also where opens are seen, the next of which drops what is cached: they may be unseen by then.
   std::lock_guard lock(mutex_);
   lost_.push_back(content);
   wake_.notify_one();
@@ -341,6 +340,7 @@ void Session::refuse_waits() {
 void Session::end(uint8_t* scratch) {
   for (std::thread& lane : lanes_) lane.join();
   refuse_waits();
+  template_->table().unwatch(this);
   ParkedList rest;
   {
     std::lock_guard lock(mutex_);

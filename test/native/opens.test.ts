@@ -349,6 +349,53 @@ test('what the kernel has cached of a content that is lost is not read any more'
   t.is(await readFile(`${root}/small`, 'utf8'), 'small content');
 });
 
+/** Damages the content of a file in the store, then puts it aside as verification does. */
+async function damage(
+  fixture: Fixture,
+  path: string,
+): Promise<{ content: number; lose(): Promise<void> }> {
+  const content = fixture.content(path);
+  const digest = fixture.digest(content);
+  const place = join(fixture.dir, 'content', digest.slice(0, 2), digest.slice(2));
+  await chmod(place, 0o644);
+  await writeFile(place, Buffer.alloc(fixture.bytes(content).length, 'r'));
+  const lose = async () => {
+    await rename(place, join(fixture.dir, 'quarantined'));
+    await fixture.send({ do: 'markFailed', indexes: [content], errno: EIO });
+  };
+  return { content, lose };
+}
+
+test('what was cached of a content that was lost while opens were seen is not read when they are unseen', async (t) => {
+  for (const [opens, passthrough] of [
+    [OPENS.Cached, true],
+    [OPENS.Seen, false],
+  ] as const) {
+    const { fixture, root } = await world(t, opens, { passthrough });
+    const { lose } = await damage(fixture, 'small');
+    t.is(await readFile(`${root}/small`, 'utf8'), 'r'.repeat(13));
+    await lose();
+    await t.throwsAsync(readFile(`${root}/small`), { code: 'EIO' });
+    await fixture.arrive('small');
+    t.true(await setOpens(fixture, OPENS.Unseen));
+    await untilUnseen({ fixture, root } as World);
+    t.is(await readFile(`${root}/small`, 'utf8'), 'small content');
+  }
+});
+
+test('who uses a mount that was detached does not read what is cached of a lost content either', async (t) => {
+  const { fixture, root, actor } = await world(t, OPENS.Unseen);
+  const { lose } = await damage(fixture, 'small');
+  await readFile(`${root}/other`);
+  const fd = await actor.open(`${root}/small`);
+  t.is((await actor.pread(fd, 0, 13)).toString(), 'r'.repeat(13));
+  await fixture.send({ do: 'unmount', mount: 0, detach: true });
+  await lose();
+  await until('an error', async () => (await actor.ask(`pread ${fd} 0 13`)) === `error ${EIO}`);
+  await fixture.arrive('small');
+  t.is((await actor.pread(fd, 0, 13)).toString(), 'small content');
+});
+
 test('a large content that is lost is read in parts as it comes again', async (t) => {
   const { fixture, root, actor } = await world(t, OPENS.Unseen);
   const file = `${root}/lib/large.so`;
