@@ -135,6 +135,8 @@ void ContentTable::mark_failed(std::span<const uint32_t> contents, int error) {
     states_[content].store(static_cast<uint8_t>(ContentState::kFailed), std::memory_order_release);
     if (complete) {
       lost = true;
+      // They were those of the file that is gone, and would be read as holes of the next one.
+      forget_parts(content);
       // After the new state: what reads it from now on fails.
       for (WaitOwner* owner : watchers_) owner->lost(content);
     }
@@ -151,6 +153,13 @@ bool ContentTable::any_part(uint32_t content) const {
     if ((parts_[part / 64].load(std::memory_order_relaxed) >> (part % 64) & 1) != 0) return true;
   }
   return false;
+}
+
+void ContentTable::forget_parts(uint32_t content) {
+  uint32_t base = toc_.content(content).first_part;
+  for (uint32_t part = base; part < base + toc_.part_count(content); part++) {
+    parts_[part / 64].fetch_and(~(uint64_t{1} << (part % 64)), std::memory_order_relaxed);
+  }
 }
 
 void ContentTable::clear_failed(std::span<const uint32_t> contents) {

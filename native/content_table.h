@@ -140,6 +140,7 @@ class ContentTable {
   void finish(uint32_t content, int error);
   int failure_locked(uint32_t content) const;
   bool any_part(uint32_t content) const;
+  void forget_parts(uint32_t content);
   template <class Wanted>
   ParkedList take_where(Wanted wanted);
 

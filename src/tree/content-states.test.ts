@@ -71,6 +71,19 @@ test('the loss of a whole content changes the epoch', (t) => {
   t.is(states.epoch, 1);
 });
 
+test('parts of a content that is lost do not count when it is waited for again', (t) => {
+  const states = makeStates();
+  states.markParts(of(0, 1, 2, 3));
+  states.markReady(of(1));
+  states.markFailed(of(1), EIO);
+  states.clearFailed(of(1));
+  t.is(states.state(0), CONTENT_STATE.Partial, 'those of others stay');
+  t.is(states.state(1), CONTENT_STATE.Empty);
+  states.markParts(of(2));
+  t.true(states.readable({ content: 1, firstPart: 1, lastPart: 1 }));
+  t.false(states.readable({ content: 1, firstPart: 0, lastPart: 1 }));
+});
+
 test('a wait has an end: its bound, or the end of who waits', async (t) => {
   const states = makeStates();
   const needed = { content: 0, firstPart: 0, lastPart: 0 };

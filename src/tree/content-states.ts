@@ -205,6 +205,7 @@ export class ContentStates implements NativeTemplate {
       if (this.#states[content] === CONTENT_STATE.RoLayer) {
         lost = true;
         this.#ready--;
+        this.#forgetParts(content);
       }
       this.#states[content] = CONTENT_STATE.Failed;
       this.#failures.set(content, errno);
@@ -222,6 +223,14 @@ export class ContentStates implements NativeTemplate {
         : CONTENT_STATE.Empty;
     }
     this.#epoch++;
+  }
+
+  /** They were those of the file that is gone, and would be read as holes of the next one. */
+  #forgetParts(content: number): void {
+    const first = this.#toc.firstPart(content);
+    for (let part = first; part < first + this.#toc.partCount(content); part++) {
+      this.#parts[part >> 3] = this.#parts[part >> 3]! & ~(1 << (part & 7));
+    }
   }
 
   #hasAnyPart(content: number): boolean {

@@ -420,6 +420,31 @@ test('a large content that is lost is read in parts as it comes again', async (t
   t.true(LARGE.equals(await readFile(file)));
 });
 
+test('of a large content that came in parts and is lost, only parts that have come again are read', async (t) => {
+  const fixture = await Fixture.make(t, await tree());
+  const { points } = await fixture.mount({ opens: OPENS.Cached });
+  await fixture.arriveParts('lib/large.so', [0, 1, 2, 3, 4, 5]);
+  await fixture.completeParts('lib/large.so');
+  await fixture.arrive('other');
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  await untilUnseen({ fixture, root: points[0]! } as World);
+  const content = fixture.content('lib/large.so');
+  const digest = fixture.digest(content);
+  await rm(join(fixture.dir, 'content', digest.slice(0, 2), digest.slice(2)));
+  await fixture.send({ do: 'markFailed', indexes: [content], errno: EIO });
+  await fixture.send({ do: 'clearFailed', indexes: [content] });
+  // The file has holes before it.
+  await fixture.arriveParts('lib/large.so', [5]);
+  const actor = await Actor.start(fixture);
+  const fd = await actor.open(`${points[0]}/lib/large.so`);
+  const at = 5 * PART_BYTES + 500;
+  t.deepEqual(await actor.pread(fd, at, 20), LARGE.subarray(at, at + 20));
+  actor.tell(`pread ${fd} 2000000 20`);
+  await fixture.untilWaiting(1);
+  await fixture.arriveParts('lib/large.so', [0, 1, 2, 3, 4]);
+  t.is(await actor.answer(), `bytes ${LARGE.subarray(2000000, 2000020).toString('hex')}`);
+});
+
 test('without passthrough opens can be unseen as well', async (t) => {
   const { fixture, root } = await world(t, OPENS.Unseen, { passthrough: false });
   t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
