@@ -240,14 +240,16 @@ void Session::lost(uint32_t content) {
 
 // The kernel forgets what it has cached of these: it may have come from the damaged file. A READ
 // that is under way keeps its page locked, and the notification waits for it.
-void Session::drop_pages(const std::vector<uint32_t>& contents) {
+void Session::drop_pages(std::vector<uint32_t> contents) {
   if (!notifier_.started()) notifier_.start();
+  // A disk that is lost is thousands of them, and requests wait for this thread.
+  std::sort(contents.begin(), contents.end());
   const Toc& toc = template_->toc();
   for (uint32_t row = 0; row < toc.rows(); row++) {
     const TocRow& file = toc.row(row);
     if (file.inode != row || (file.mode & S_IFMT) != S_IFREG) continue;
     uint32_t content = toc.content_of(file);
-    if (std::find(contents.begin(), contents.end(), content) == contents.end()) continue;
+    if (!std::binary_search(contents.begin(), contents.end(), content)) continue;
     notifier_.invalidate(uint64_t{row} + 1, "");
   }
 }
@@ -273,7 +275,7 @@ void Session::housekeeper_main() {
     ParkedList done = std::exchange(done_, {});
     std::vector<uint32_t> lost = std::exchange(lost_, {});
     lock.unlock();
-    if (!lost.empty()) drop_pages(lost);
+    if (!lost.empty()) drop_pages(std::move(lost));
     for (auto& parked : done) finish(std::move(parked), scratch.get());
     if (ended) break;
     if (look || Clock::now() >= next) next = sweep(scratch.get());

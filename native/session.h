@@ -167,7 +167,7 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   Clock::time_point sweep_upcalls(Clock::time_point next);
   void end(uint8_t* scratch);
   void end_notifier();
-  void drop_pages(const std::vector<uint32_t>& contents);
+  void drop_pages(std::vector<uint32_t> contents);
 
   std::shared_ptr<Template> template_;
   std::unique_ptr<Transport> transport_;
