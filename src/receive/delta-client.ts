@@ -229,7 +229,13 @@ export class DeltaClient {
     const body = new StripedBody(0, undefined, {
       connections: lanes.length,
       ask: (connection, from, to, abort) =>
-        this.#askPiece(lanes[connection]!, known, request, { from, to }, abort),
+        this.#askPiece(
+          connection === undefined ? undefined : lanes[connection],
+          known,
+          request,
+          { from, to },
+          abort,
+        ),
       check: (head) => {
         // The bundle of a name may become another between two requests.
         if (head.statusCode === 206 && header(head, 'etag') === known?.etag) return;
@@ -255,15 +261,17 @@ export class DeltaClient {
   }
 
   async #askPiece(
-    lane: Lane,
+    lane: Lane | undefined,
     known: Omit<DeltaAnswer, 'body'> | undefined,
     request: DeltaRequest,
     { from, to }: { from: number; to: number },
     signal: AbortSignal,
   ): Promise<PieceHead> {
-    lane.usedAt = performance.now();
+    if (lane !== undefined) lane.usedAt = performance.now();
+    const connection: Dispatcher = lane?.client ?? this.#agent;
     try {
-      return await lane.client.request({
+      return await connection.request({
+        origin: this.#origin,
         path: this.#prefix + (known?.bundlePath ?? deltaPath(request)),
         method: 'GET',
         headers: {

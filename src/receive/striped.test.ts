@@ -25,7 +25,7 @@ function later(seed: number): Promise<void> {
 }
 
 interface Asked {
-  connection: number;
+  connection: number | undefined;
   from: number;
   to: number;
 }
@@ -210,11 +210,50 @@ test('a connection that breaks costs its piece only, which the first one brings'
   }
 });
 
+test('after the stop the rest of a broken piece does not stand behind what follows the body', async (t) => {
+  const data = noise('apart', 2_000_000);
+  const asked: Asked[] = [];
+  const breakOff = Promise.withResolvers<void>();
+  const { body, reader } = stripe(data, 4, {
+    ask: async (connection, from, to) => {
+      asked.push({ connection, from, to });
+      const whole = answer(data, from, to);
+      if (connection !== 2 || from < 1_000_000) return whole;
+      const part = data.subarray(from, from + 1000);
+      return {
+        ...whole,
+        body: Readable.from(
+          (async function* () {
+            yield part;
+            await breakOff.promise;
+            throw new FirstlightError('unreachable', 'broken');
+          })(),
+        ),
+      };
+    },
+  });
+  const taken = reader.take(data.length);
+  while (!asked.some(({ connection, from }) => connection === 2 && from >= 1_000_000))
+    await later(1);
+  body.stopAt(data.length, 0);
+  breakOff.resolve();
+  t.true((await taken).equals(data));
+  await reader.end();
+  const broken = asked.filter(({ connection, from }) => connection === 2 && from >= 1_000_000);
+  for (const { from } of broken) {
+    const again = asked.filter((piece) => piece.from === from + 1000);
+    t.deepEqual(
+      again.map(({ connection }) => connection),
+      [undefined],
+    );
+  }
+});
+
 test('connections that cannot be made are done without', async (t) => {
   const data = noise('refused', 1_000_000);
   const { body, reader } = stripe(data, 8, {
     ask: async (connection, from, to) => {
-      if (connection > 0) throw new FirstlightError('unreachable', 'refused');
+      if (connection !== 0) throw new FirstlightError('unreachable', 'refused');
       await later(3);
       return answer(data, from, to);
     },
@@ -259,7 +298,7 @@ test('an answer that is no part is left to whoever asked; the others are not rea
       ask: async (connection, from, _, signal) => {
         signal.addEventListener('abort', () => aborted++);
         const text = Readable.from([Buffer.from('whole')]);
-        if (connection > 0 || from > 0) await later(5);
+        if (connection !== 0 || from > 0) await later(5);
         return { statusCode, headers: {}, body: text };
       },
     });

@@ -46,9 +46,12 @@ export interface PieceHead {
   body: Readable;
 }
 
-/** Asks for bytes `from` to `to` (exclusive) on one of the connections, by its index. */
+/**
+ * Asks for bytes `from` to `to` (exclusive) on one of the connections, by its index; undefined: on one that
+ * has nothing else to bring.
+ */
 export type AskPiece = (
-  connection: number,
+  connection: number | undefined,
   from: number,
   to: number,
   signal: AbortSignal,
@@ -238,20 +241,23 @@ export class StripedBody extends Readable {
     void this.#fetch(piece, connection, this.#nextIndex++ === 0);
   }
 
-  async #fetch(piece: Piece, connection: number, isFirst: boolean): Promise<void> {
-    this.#underWay[connection]! += 1;
+  async #fetch(piece: Piece, connection: number | undefined, isFirst: boolean): Promise<void> {
+    if (connection !== undefined) this.#underWay[connection]! += 1;
     try {
       await this.#attempt(piece, connection, isFirst);
     } catch (error) {
       void this.#failed(piece, isFirst, error as Error);
     } finally {
-      this.#underWay[connection]! -= 1;
+      if (connection !== undefined) this.#underWay[connection]! -= 1;
       this.#giveOut();
       this.#fill();
     }
   }
 
-  /** A connection has broken, or could not be made: the first one, which works, brings the rest. */
+  /**
+   * A connection has broken, or could not be made: the first one, which works, brings the rest. Not after `stopAt`: what
+   * follows this body may have been asked for over all of them, is read after it, and would not let it pass.
+   */
   async #failed(piece: Piece, isFirst: boolean, error: Error): Promise<void> {
     if (this.destroyed || this.#abandoned) return;
     const hopeless = isFinal(error) || ++piece.attempts >= ATTEMPTS;
@@ -266,10 +272,10 @@ export class StripedBody extends Readable {
     );
     if (!answered || this.destroyed || this.#abandoned) return;
     const working = Math.max(0, this.#underWay.findIndex(Number.isFinite));
-    void this.#fetch(piece, working, false);
+    void this.#fetch(piece, this.#stopped ? undefined : working, false);
   }
 
-  async #attempt(piece: Piece, connection: number, isFirst: boolean): Promise<void> {
+  async #attempt(piece: Piece, connection: number | undefined, isFirst: boolean): Promise<void> {
     const from = piece.from + piece.received;
     if (from >= Math.min(piece.to, this.#end)) return;
     const { signal } = isFirst ? this.#firstAbort : this.#abort;
