@@ -88,6 +88,15 @@ test('connections that are closed, busy or of another stream are left alone', (t
   for (let i = 0; i < 3; i++) t.is(alone.next(300 * KIB).lane.name, 0);
 });
 
+test('several streams together leave as many to others as one does', (t) => {
+  const all = makeLanes(8);
+  const first = new StreamLanes(all[0]!, all, () => true);
+  for (let i = 0; i < 8; i++) first.next(300 * KIB);
+  const second = new StreamLanes(all[7]!, all, () => true);
+  for (let i = 0; i < 8; i++) t.is(second.next(300 * KIB).lane.name, 7);
+  t.is(all.filter(({ taken }) => taken).length, 5);
+});
+
 test('after its end each connection is given back when it has nothing more to bring', (t) => {
   const all = makeLanes(8);
   const lanes = new StreamLanes(all[0]!, all, () => true);

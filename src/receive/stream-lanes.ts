@@ -47,7 +47,7 @@ export class StreamLanes<L extends Carrier> {
 
   /**
    * @param own       is taken from now on
-   * @param all       of which at most half are used at a time: the rest are for what readers wait for
+   * @param all       of which streams share out at most half: the rest are for what readers wait for, and headers
    * @param mayShare  false as long as nothing may be asked for over others than its own
    * @param now       a clock, in ms
    */
@@ -126,7 +126,9 @@ export class StreamLanes<L extends Carrier> {
       const ms = (load.bytes + bytes) / (this.#speed(load) ?? best);
       if (ms < soonest) [found, soonest] = [lane, ms];
     }
-    if (soonest <= bytes / best || this.#loads.size >= this.#all.length / 2) return found;
+    // Those of other streams count: a further image's header and its readers need some, too.
+    const taken = this.#all.filter((lane) => lane.taken).length;
+    if (soonest <= bytes / best || taken >= this.#all.length / 2) return found;
     const idle = this.#all.find(
       ({ taken, client }) => !taken && client.stats.connected && client.stats.size === 0,
     );
