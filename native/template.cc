@@ -4,7 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+
+#include <atomic>
 
 namespace firstlight {
 
@@ -28,6 +31,20 @@ std::unique_ptr<uint8_t[]> read_file(int fd, size_t bytes, int* error) {
   return data;
 }
 
+// Files that all templates keep open for READs that name no handle. Keeping one is a convenience:
+// it must not take the last descriptor from somebody who needs it.
+std::atomic<uint64_t> kept_files{0};
+
+bool may_keep_one_more() {
+  static const uint64_t most = [] {
+    rlimit limit = {};
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 4 : Template::kFilesMax;
+  }();
+  if (kept_files.fetch_add(1, std::memory_order_relaxed) < most) return true;
+  kept_files.fetch_sub(1, std::memory_order_relaxed);
+  return false;
+}
+
 void hex(const uint8_t* digest, char* text) {
   static const char kDigits[] = "0123456789abcdef";
   for (int i = 0; i < 32; i++) {
@@ -38,6 +55,8 @@ void hex(const uint8_t* digest, char* text) {
 }
 
 }  // namespace
+
+Template::~Template() { kept_files.fetch_sub(files_.size(), std::memory_order_relaxed); }
 
 std::shared_ptr<Template> Template::open(const TemplateOptions& options, int* error,
                                          std::string* what) {
@@ -128,7 +147,8 @@ std::shared_ptr<const UniqueFd> Template::shared_content(uint32_t content, bool 
   auto found = file_of_.find(content);
   if (found != file_of_.end()) {
     closed.splice(closed.begin(), files_, found->second);
-  } else if (files_.size() >= kFilesMax) {
+  } else if (files_.size() >= kFilesMax || !may_keep_one_more()) {
+    if (files_.empty()) return fd;
     file_of_.erase(files_.back().content);
     closed.splice(closed.begin(), files_, std::prev(files_.end()));
   }

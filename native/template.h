@@ -26,6 +26,7 @@ struct TemplateOptions {
 
 class Template {
  public:
+  ~Template();
   /** On an error returns nullptr, with a positive errno (EBADMSG: the TOC is damaged) and what it
    * concerns. */
   static std::shared_ptr<Template> open(const TemplateOptions& options, int* error,
@@ -42,7 +43,8 @@ class Template {
   UniqueFd open_content(uint32_t content, int* error) const;
   /**
    * The file of a RoLayer content for a READ that names no handle: kept open for the next such READ
-   * where `keep`, as one of kFilesMax. `error` as of `open_content`.
+   * where `keep`, as one of kFilesMax, and of a quarter of the descriptors that this process may
+   * have, through all templates. `error` as of `open_content`.
    */
   std::shared_ptr<const UniqueFd> shared_content(uint32_t content, bool keep, int* error);
   static constexpr size_t kFilesMax = 128;

@@ -2,7 +2,7 @@
 // told when a content is lost. What does not live here: who decides (src/tree/fs-instance.ts).
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -444,6 +444,33 @@ test('of a large content that came in parts and is lost, only parts that have co
   await fixture.arriveParts('lib/large.so', [0, 1, 2, 3, 4]);
   t.is(await actor.answer(), `bytes ${LARGE.subarray(2000000, 2000020).toString('hex')}`);
 });
+
+test('files of the store that are kept open leave room for others', async (t) => {
+  const made = await tree();
+  for (let i = 0; i < 100; i++) made.file(`many/${i}`, noise(8192, 100 + i));
+  const fixture = await Fixture.make(t, made);
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true, opens: OPENS.Unseen });
+  const { pid } = fixture.child;
+  const open = async () => (await readdir(`/proc/${pid}/fd`)).length;
+  await untilUnseen({ fixture, root: points[0]! } as World);
+  const before = await open();
+  await run('prlimit', ['--pid', `${pid}`, `--nofile=${before + 80}:`]);
+  await run('python3', ['-c', FIRST_PAGES, `${points[0]}/many`]);
+  const after = await open();
+  t.true(after > before, 'some are kept');
+  t.true(after <= before + (before + 80) / 4);
+});
+
+/** Reads the first page of every file in argv[1], and no more. */
+const FIRST_PAGES = `
+import mmap, os, sys
+room = mmap.mmap(-1, 4096)
+for name in os.listdir(sys.argv[1]):
+    fd = os.open(sys.argv[1] + '/' + name, os.O_RDONLY | os.O_DIRECT)
+    assert os.readv(fd, [room]) == 4096
+    os.close(fd)
+`;
 
 test('without passthrough opens can be unseen as well', async (t) => {
   const { fixture, root } = await world(t, OPENS.Unseen, { passthrough: false });
