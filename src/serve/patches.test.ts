@@ -162,6 +162,33 @@ test('a server that was stopped before it had computed them does so after its st
   t.is(ready, 1);
 });
 
+test('a start with many images looks at one pair after the other', async (t) => {
+  const dataDir = await makeDirectory(t);
+  const first = await serve(t, { dataDir });
+  for (let n = 1; n <= 4; n++) await addRootfs(first.url, `app:${n}`, await version(n));
+  await first.close();
+  const store = await ImageStore.open({ dataDir, log: quiet });
+  try {
+    const patched = store.bundles.patched.bind(store.bundles);
+    let [calls, atOnce, most] = [0, 0, 0];
+    store.bundles.patched = async (image, base, compute) => {
+      if (!compute) return patched(image, base, compute);
+      calls++;
+      most = Math.max(most, ++atOnce);
+      return patched(image, base, compute).finally(() => atOnce--);
+    };
+    store.patches.start();
+    const last = await store.find('app:4', undefined);
+    for (let i = 0; i < 3000 && (calls < 6 || atOnce > 0); i++) await sleep(20);
+    t.is(calls, 6);
+    t.is(most, 1);
+    const { ready, pending } = await store.patches.statusOf(last.digest);
+    t.deepEqual([ready.length, pending], [3, 0]);
+  } finally {
+    await store.close();
+  }
+});
+
 test('where nothing is alike there are no patches, and they are looked for once', async (t) => {
   const { url } = await serve(t);
   const image = (seed: number) => makeTar({ app: noise(100_000, seed), same: noise(20_000, 99) });

@@ -1,6 +1,7 @@
 // Which bundles with patches are computed before anybody asks for them: those that make an image from
 // the ones that were added before it under the same name. What does not live here: computing and
 // keeping them, and what a request gets (bundle-cache.ts).
+import PQueue from 'p-queue';
 import type { ImagePatches } from '../delta/protocol.ts';
 import { toFirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
@@ -49,6 +50,8 @@ export class Patches {
   readonly #o: Parts;
   /** Computations that wait or run: how many of each image. */
   readonly #pending = new Map<string, number>();
+  /** Looking at a pair takes memory for the lists of both: of thousands it is done one after the other. */
+  readonly #queue = new PQueue({ concurrency: 1 });
   readonly #running = new Set<Promise<void>>();
   readonly #ending = new AbortController();
   /** Nothing is computed for a command that has the store for a moment. */
@@ -89,12 +92,20 @@ export class Patches {
   async #compute(image: string, base: string): Promise<void> {
     this.#pending.set(image, (this.#pending.get(image) ?? 0) + 1);
     try {
-      await this.#o.bundles.patched(image, base, true);
+      await this.#queue.add(() => {
+        this.#ending.signal.throwIfAborted();
+        return this.#o.bundles.patched(image, base, true);
+      });
     } finally {
       const left = this.#pending.get(image)! - 1;
       if (left > 0) this.#pending.set(image, left);
       else this.#pending.delete(image);
     }
+  }
+
+  /** Pairs that have not been looked at yet. */
+  get waiting(): number {
+    return this.#queue.size;
   }
 
   #follow(work: Promise<void>): void {

@@ -156,7 +156,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
   store.traces.start();
   store.patches.start();
-  metrics.watchPatches(() => store.bundles.patching);
+  metrics.watchPatches(() => store.bundles.patching + store.patches.waiting);
   const cleaning = setInterval(() => {
     store.clean().catch((error: unknown) => log.error({ error }, 'clean-up failed'));
   }, limits.cleanMs);
