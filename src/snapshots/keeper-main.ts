@@ -196,6 +196,7 @@ async function mount(digest: string, options: KeptMountOptions): Promise<Session
   }
   const features = await image.features;
   // The daemon may be another one than heard of these.
+  image.sent = '';
   for (const { wants } of imagesOf(digest)) {
     for (const [content, { first, last }] of wants) {
       send({ event: 'wanted', image: digest, content, first, last });
