@@ -24,6 +24,8 @@ constexpr int kMiss = 4;
 constexpr uint32_t kRetry = 16;
 // News for which the tree is woken: more of them would delay the next request by what they take.
 constexpr size_t kNewsMax = 16;
+// News that wait at most, where the tree is busy elsewhere: each may hold a descriptor.
+constexpr size_t kNewsFull = 256;
 
 // Channels by number, so that another JavaScript thread finds its session's.
 struct Registry {
@@ -190,7 +192,7 @@ void UpcallChannel::lease_nodes(uint64_t first, uint32_t count) {
 
 bool UpcallChannel::begin_change() {
   std::lock_guard lock(mutex_);
-  if (!attached_) return false;
+  if (!attached_ || news_.size() >= kNewsFull) return false;
   changing_++;
   return true;
 }
@@ -199,6 +201,12 @@ uint64_t UpcallChannel::next_node() {
   std::lock_guard lock(mutex_);
   while (!leases_.empty() && leases_.front().next == leases_.front().end) leases_.pop_front();
   return leases_.empty() ? 0 : leases_.front().next++;
+}
+
+void UpcallChannel::return_node(uint64_t node) {
+  std::lock_guard lock(mutex_);
+  // No other lane makes a change meanwhile; but the tree may have detached.
+  if (!leases_.empty() && leases_.front().next == node + 1) leases_.front().next = node;
 }
 
 void UpcallChannel::end_change(std::shared_ptr<Upcall> news) {

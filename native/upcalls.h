@@ -131,10 +131,13 @@ class UpcallChannel {
    * do, or when there are enough for one. Where nobody is there, nobody counts. */
   void forget(uint64_t node, uint64_t lookups);
   // A lane that makes a change in the tree's place, and keeps that out meanwhile.
-  /** False: nobody is there to hear of it. From here on the tree is not `still`. */
+  /** False: nobody is there to hear of it, or too much of what was done before has not been heard.
+   * From here on the tree is not `still`. */
   bool begin_change();
   /** The next leased node id; 0: the lease is used up. */
   uint64_t next_node();
+  /** What `next_node` said last was not used: the tree counts those that were. */
+  void return_node(uint64_t node);
   /** The change is done; `news` nullptr: there was none. The tree hears of it before it begins with
    * any other request, and at some time where there is none: nothing that is to last lies in it. */
   void end_change(std::shared_ptr<Upcall> news);

@@ -74,7 +74,8 @@ bool may_make_files() {
   return ready;
 }
 
-UniqueFd make_file(const Context& c, const LentDirectory& directory, const char* name) {
+UniqueFd make_file(const Context& c, const LentDirectory& directory, const char* name,
+                   struct stat* st) {
   const auto& in = c.request.as<fuse_create_in>();
   const fuse_in_header& header = *c.request.header;
   AsOwner owner(header.uid, header.gid);
@@ -83,7 +84,10 @@ UniqueFd make_file(const Context& c, const LentDirectory& directory, const char*
   // it.
   int flags = static_cast<int>(in.flags & (O_ACCMODE | O_SYNC));
   flags |= O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  return UniqueFd(openat(directory.fd.get(), name, flags, in.mode & 07777 & ~in.umask));
+  UniqueFd fd(openat(directory.fd.get(), name, flags, in.mode & 07777 & ~in.umask));
+  if (!fd || fstat(fd.get(), st) == 0) return fd;
+  unlinkat(directory.fd.get(), name, 0);
+  return UniqueFd();
 }
 
 /** Makes the file, and says so. False: nothing has been made. */
@@ -93,11 +97,11 @@ bool create(const Context& c, const LentDirectory& directory, std::string_view n
   Change change(channel);
   if (!change) return false;
   uint64_t node = channel.next_node();
-  UniqueFd fd = node == 0 ? UniqueFd() : make_file(c, directory, name.data());
-  if (!fd) return false;
+  if (node == 0) return false;
   struct stat st;
-  if (fstat(fd.get(), &st) != 0) {
-    unlinkat(directory.fd.get(), name.data(), 0);
+  UniqueFd fd = make_file(c, directory, name.data(), &st);
+  if (!fd) {
+    channel.return_node(node);
     return false;
   }
   *entry = {};

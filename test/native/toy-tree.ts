@@ -133,10 +133,20 @@ export class ToyTree {
         const fd = openSync(file.path, 'r');
         return this.#native.adopt(file.node, fd, file.ino, 0, Number(args[1]));
       }
-      case 'lend': {
-        const [node, path, row] = args as [number, string, number];
-        return this.#native.lend(node, openSync(path, constants.O_DIRECTORY), row, 0);
+      case 'adoptDirectory': {
+        const [node, path] = args as [number, string];
+        return this.#native.adopt(node, openSync(path, constants.O_DIRECTORY), node, 2, 0);
       }
+      case 'lend': {
+        const [node, path, row, changes = 0] = args as [number, string, number, number?];
+        return this.#native.lend(node, openSync(path, constants.O_DIRECTORY), row, changes);
+      }
+      case 'lease':
+        return this.#native.leaseNodes(args[0] as number, args[1] as number);
+      case 'sleep':
+        // The tree's thread is busy with something that is no request of this mount.
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, args[0] as number);
+        return;
       case 'recall':
         return this.#native.recall(args[0] as number);
       case 'disown':
@@ -165,6 +175,7 @@ export class ToyTree {
     const value =
       request.value === undefined ? {} : { value: Buffer.from(request.value).toString('latin1') };
     this.#seen.push({ op, node, name, numbers: [...numbers], ...value });
+    if (op === 'Removed') closeSync(numbers[IN.arg]!);
     if (call === 0) {
       for (let slot: number = IN.arg; op === 'Forget' && (numbers[slot] ?? 0) !== 0; slot += 2)
         this.#forget(numbers[slot]!);

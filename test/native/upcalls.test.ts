@@ -1,9 +1,9 @@
 // A writable session against the kernel, with a toy for a tree: what becomes an upcall, how written
 // files are opened, and what diverged nodes show.
-import { chmod, lstat, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, lstat, mkdir, readdir, readFile, rmdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
-import { OPEN_AS } from '../../src/native/upcalls.ts';
+import { FIRST_OWN_NODE, IN, OPEN_AS } from '../../src/native/upcalls.ts';
 import { until } from './fixture.ts';
 import { Snake } from './snake.ts';
 import { LARGE, type Seen, World } from './writable-world.ts';
@@ -410,6 +410,69 @@ test('names that are not there are known without the tree, in a directory that i
   t.is(await readFile(`${world.root}/none-2`, 'utf8'), 'made');
   await world.toy('recall', 1);
   t.deepEqual(await asked('', 'none-3'), ['none-3']);
+});
+
+/** Node ids that the toy does not give out itself. */
+const LEASED = FIRST_OWN_NODE + 1_000_000;
+
+test('files that cannot be made use up no node ids of the lease', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const [gone, upper] = [`${world.fixture.dir}/gone`, `${world.fixture.dir}/lent`];
+  for (const path of [gone, upper]) await mkdir(path);
+  await world.toy('thaw', 1);
+  await world.toy('lease', LEASED, 3);
+  await world.toy('lend', 1, gone, 0, 1);
+  // Nothing can be made in it, and the tree is asked.
+  await rmdir(gone);
+  for (let i = 0; i < 4; i++) await writeFile(`${world.root}/failing-${i}`, '');
+  await world.toy('lend', 1, upper, 0, 1);
+  await world.seen();
+  // One that comes while the tree is still busy with the one before goes to the tree.
+  for (let i = 0; i < 40; i++) await writeFile(`${world.root}/made-${i}`, '');
+  // The tree hears of them before its next request.
+  await stat(`${world.root}/small`);
+  const made = (await world.seen()).filter(({ op }) => op === 'Created');
+  t.deepEqual(
+    made.map(({ numbers }) => numbers[IN.arg]),
+    [LEASED, LEASED + 1, LEASED + 2],
+  );
+});
+
+test('removals that the tree has no time to hear of hold few descriptors', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const upper = `${world.fixture.dir}/lent`;
+  await mkdir(upper);
+  const files = 1200;
+  await world.toy('thaw', 1);
+  await world.toy('lease', LEASED, files);
+  await world.toy('adoptDirectory', 1, upper);
+  await world.toy('lend', 1, upper, 0, 1);
+  const script = `
+import os, sys
+os.chdir(sys.argv[1])
+for i in range(${files}): os.close(os.open(f'f{i}', os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+print('made', flush=True)
+sys.stdin.readline()
+for i in range(${files}): os.unlink(f'f{i}')
+`;
+  const program = world.fixture.start('python3', '-c', script, world.root);
+  await program.says('made');
+  const made = (await readdir(upper)).length;
+  t.true(made > files * 0.9, `${made} were made without the tree`);
+  const count = async () => (await readdir(`/proc/${world.fixture.child.pid}/fd`)).length;
+  const before = await count();
+  let asleep = true;
+  const slept = world.toy('sleep', 3000).then(() => {
+    asleep = false;
+  });
+  program.child.stdin?.write('go\n');
+  let most = 0;
+  while (asleep) most = Math.max(most, await count());
+  await slept;
+  const held = most - before;
+  t.log(`${held} descriptors more, ${made - (await readdir(upper)).length} files removed`);
+  t.true(held > 0, 'some were removed meanwhile');
+  t.true(held <= 300, `${held} descriptors more`);
 });
 
 test('a tag comes back when its handle is closed', async (t) => {
