@@ -51,18 +51,32 @@ class BasePaths {
     return content < 0 ? undefined : this.#old(content);
   }
 
-  /** Of several, the one whose size is nearest; of those, the first in the tree. */
+  /** Of several, the one whose size is nearest (of two, the smaller); of those, the first in the tree. */
   alike(path: string, bytes: number): OldContent | undefined {
     this.#alike ??= this.#index();
-    let best: OldContent | undefined;
-    for (const content of this.#alike.get(withoutNumbers(path)) ?? []) {
-      const old = this.#old(content);
-      if (best === undefined || Math.abs(old.bytes - bytes) < Math.abs(best.bytes - bytes))
-        best = old;
-    }
-    return best;
+    const contents = this.#alike.get(withoutNumbers(path));
+    if (contents === undefined) return undefined;
+    const larger = this.#firstOf(contents, bytes);
+    const size = (at: number) => this.#toc.contentSize(contents[at]!);
+    if (larger === 0) return this.#old(contents[0]!);
+    const isLarger = larger < contents.length && size(larger) - bytes < bytes - size(larger - 1);
+    const at = isLarger ? larger : this.#firstOf(contents, size(larger - 1));
+    return this.#old(contents[at]!);
   }
 
+  /** Index of the first content of at least so many bytes. */
+  #firstOf(contents: readonly number[], bytes: number): number {
+    let from = 0;
+    let to = contents.length;
+    while (from < to) {
+      const middle = (from + to) >>> 1;
+      if (this.#toc.contentSize(contents[middle]!) < bytes) from = middle + 1;
+      else to = middle;
+    }
+    return from;
+  }
+
+  /** By size, since thousands may share a name: pictures that are numbered, say. */
   #index(): Map<string, number[]> {
     const toc = this.#toc;
     const found = new Map<string, number[]>();
@@ -76,6 +90,8 @@ class BasePaths {
       if (others === undefined) found.set(name, [content]);
       else others.push(content);
     }
+    const size = (content: number) => toc.contentSize(content);
+    for (const contents of found.values()) contents.sort((a, b) => size(a) - size(b));
     return found;
   }
 }

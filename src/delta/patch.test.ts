@@ -222,6 +222,30 @@ test('the old content is found by path, else by the path without its numbers', (
   t.true([...olds.values()].every(({ base: index }) => index === 3));
 });
 
+test('of thousands of old contents whose names are alike the nearest in size is found without looking at all', (t) => {
+  const numbered = (directory: string, count: number) => {
+    const file = (i: number) => ({ data: `${directory} ${i} ${'x'.repeat((i * 37) % 500)}` });
+    const entries = Array.from({ length: count }, (_, i) => [`${1000 + i}.jpg`, file(i)]);
+    return imageOf({ [directory]: { entries: Object.fromEntries(entries) } });
+  };
+  const [base, image] = [numbered('batch-1', 2500), numbered('batch-22', 2000)];
+  let looks = 0;
+  const sizeOf = base.toc.contentSize.bind(base.toc);
+  base.toc.contentSize = (content) => {
+    looks++;
+    return sizeOf(content);
+  };
+  const all = Array.from({ length: image.toc.contents }, (_, content) => content);
+  const olds = findOldContents(image.toc, all, [{ toc: base.toc, index: 0 }]);
+  t.true(looks < 300_000, `${looks} looks`);
+  const sizes = Array.from({ length: base.toc.contents }, (_, content) => sizeOf(content));
+  for (const content of all) {
+    const bytes = image.toc.contentSize(content);
+    const nearest = Math.min(...sizes.map((size) => Math.abs(size - bytes)));
+    t.is(Math.abs(olds.get(content)!.bytes - bytes), nearest);
+  }
+});
+
 test('the bytes behind a frame are bounded', (t) => {
   const entries = Array.from({ length: 5 }, (_, i) => [`f${i}`, { data: noise(2 << 20, i) }]);
   const image = imageOf(Object.fromEntries(entries));
