@@ -160,7 +160,8 @@ export class BundleCache {
 
   /**
    * The bundle with patches that is there for a worker with these bases: the one in the order of now, one in an older
-   * order, or one that makes use of a single base. The first of them is computed where it is not there.
+   * order, or one that makes use of a single base, unless that without patches is there and smaller. The first of them is
+   * computed where it is not there.
    */
   async #findPatched(image: string, bases: string[]): Promise<BundleRecord | undefined> {
     const { catalog } = this.#o;
@@ -172,10 +173,12 @@ export class BundleCache {
     this.#patch(image, bases, order, 1).catch(() => {});
     const before = await catalog.newestOfFamily(family);
     if (before !== undefined || bases.length === 1) return before;
-    const single = await Promise.all(
-      bases.map((base) => catalog.newestOfFamily(this.keysOf(image, [base], '', true).family)),
-    );
-    return single.reduce(
+    const others = await Promise.all([
+      // What the other bases give whole may be more than what patches against one of them save.
+      catalog.newestOfFamily(this.keysOf(image, bases, '').family),
+      ...bases.map((base) => catalog.newestOfFamily(this.keysOf(image, [base], '', true).family)),
+    ]);
+    return others.reduce(
       (a, b) => (b === undefined || (a && a.bytes <= b.bytes) ? a : b),
       undefined,
     );

@@ -258,6 +258,31 @@ test('a worker with further images gets patches against one of them until those 
   t.true(hasPatches(now));
 });
 
+test('what the other images of a worker give whole is not sent for the sake of patches against one', async (t) => {
+  const { url } = await serve(t);
+  const more = noise(900_000, 7);
+  const file = (seed: number, edit: string) => {
+    const bytes = noise(100_000, seed);
+    bytes.write(edit);
+    return bytes;
+  };
+  const same = noise(20_000, 3);
+  await addRootfs(url, 'app:1', await makeTar({ app: file(1, 'old'), same }));
+  await addRootfs(url, 'app:2', await makeTar({ app: file(1, 'new'), same, more }));
+  await patched(url, 'app:2');
+  await addRootfs(url, 'other:1', await makeTar({ more }));
+  const [one, other] = [
+    (await inspect(url, 'app:1')).digest,
+    (await inspect(url, 'other:1')).digest,
+  ];
+  const alone = await ask(deltaUrl(url, 'app:2', one), { headers: PATCH });
+  t.true(hasPatches(alone));
+  const plain = await ask(deltaUrl(url, 'app:2', one, other));
+  t.true(plain.body.length < alone.body.length / 2);
+  const first = await ask(deltaUrl(url, 'app:2', one, other), { headers: PATCH });
+  t.true(first.body.length <= plain.body.length, `${first.body.length} bytes`);
+});
+
 /** The file "lib" of version 2. */
 function version2Lib(): Buffer {
   const bytes = noise(150_000, 2);
