@@ -34,10 +34,11 @@ export class PatchBases {
     this.#releases = [...used].map((base) => store.use(header.bases[base]!.digest));
   }
 
-  /** Lets the images go: no frame is decoded any more. Idempotent. */
+  /** Lets the images go, and their tables: a mount may last for months. No frame is decoded any more. Idempotent. */
   release(): void {
     for (const release of this.#releases) release();
     this.#releases = [];
+    this.#loaded.clear();
   }
 
   /**

@@ -14,6 +14,7 @@ import {
 import { assertWhole, LARGE, makeStage, SMALL } from '../../test/receive/stage.ts';
 import { FRAME_KIND, PREAMBLE_BYTES } from '../delta/bundle.ts';
 import { decodeHeader } from '../delta/bundle-decode.ts';
+import { PatchBases } from './patch-bases.ts';
 import { Receiver } from './receiver.ts';
 
 /** The same bytes with some replaced, here and there. */
@@ -175,6 +176,19 @@ test('what patches stand on is kept from a collection until they have come', asy
   t.is(receiver.progress().receivedBytes, PATCHED.bytes.length - PATCHED.headerBytes);
   await receiver.close();
   await assertWhole(t, root, NOW);
+});
+
+test('nothing of what patches stand on is kept once it has been let go', async (t) => {
+  const { store } = await staged(t);
+  const header = headerOf(PATCHED);
+  const bases = new PatchBases(store, header);
+  const frame = header.frames.find(({ kind }) => kind === FRAME_KIND.patch)!;
+  await bases.read(frame);
+  await store.removeImage(OLD.digest);
+  t.deepEqual((await store.gc()).images, []);
+  bases.release();
+  t.deepEqual((await store.gc()).images, [OLD.digest]);
+  await t.throwsAsync(bases.read(frame), { message: /image .* has been removed meanwhile/ });
 });
 
 test('a transfer of patches goes on after a restart, also where the old image has gone', async (t) => {
