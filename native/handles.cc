@@ -54,7 +54,9 @@ Commit HandleTable::commit(const std::shared_ptr<Handle>& handle, uint64_t seen,
   handle->fh = next_++;
   handles_[handle->fh] = handle;
   Opens& opens = opens_[node];
-  count_of(opens, kind_of(*handle))++;
+  Kind kind = kind_of(*handle);
+  count_of(opens, kind)++;
+  if (kind == Kind::kCached) cached_.fetch_add(1, std::memory_order_release);
   if (handle->upper != nullptr) {
     opens.upper.push_back(handle);
     if (handle->ino != 0) opens.ino = handle->ino;
@@ -122,6 +124,7 @@ void HandleTable::left(uint64_t node, Kind kind) {
   if (count > 0) {
     count--;
     if (kind == Kind::kPassthrough) passthrough_--;
+    if (kind == Kind::kCached) cached_.fetch_sub(1, std::memory_order_release);
   }
   if (opens.passthrough == 0 && opens.direct == 0 && opens.cached == 0) opens_.erase(found);
 }
@@ -157,6 +160,14 @@ void HandleTable::flushed(uint64_t fh, uint32_t tid) {
   if (process_of(tid) != handle->process) return;
   std::lock_guard lock(mutex_);
   handle->flushed = true;
+}
+
+bool HandleTable::cached(uint64_t node) {
+  // One that is not committed yet is seen by the commit that follows.
+  if (cached_.load(std::memory_order_acquire) == 0) return false;
+  std::lock_guard lock(mutex_);
+  auto found = opens_.find(node);
+  return found != opens_.end() && found->second.cached > 0;
 }
 
 uint32_t HandleTable::opens(uint64_t node) {

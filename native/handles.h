@@ -135,6 +135,8 @@ class HandleTable {
    */
   bool passthrough_may_join(uint64_t node, bool by_tree, uint64_t* seen);
 
+  /** True where the node is open through the kernel's page cache, which keeps passthrough out. */
+  bool cached(uint64_t node);
   /** Opens of the node that the kernel has not released. */
   uint32_t opens(uint64_t node);
   /** A descriptor of the writable layer's file of a node, where the node is open with it; else
@@ -172,6 +174,8 @@ class HandleTable {
   Transport& transport_;
   const Divergence& divergence_;
   std::atomic<uint32_t> direct_{0};
+  /** Opens of all nodes through the kernel's page cache. */
+  std::atomic<uint32_t> cached_{0};
   // Written under the lock.
   std::atomic<OpenMode> open_mode_{OpenMode::kSeen};
   std::atomic<bool> unseen_{false};

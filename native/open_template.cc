@@ -117,6 +117,21 @@ int open_arriving(Session& session, const Target& t) {
   return -EIO;
 }
 
+// Complete, through the kernel's page cache.
+int open_cached(Session& session, const Target& t) {
+  // The first READ opens it, as when no open comes: most files that are opened again are in the
+  // kernel's cache by then.
+  if (session.handles().open_mode() != OpenMode::kSeen) {
+    return open_handle(session, t, false, UniqueFd(), 0);
+  }
+  session.about_to_block();
+  uint32_t epoch = session.tree().table().epoch();
+  int error = 0;
+  UniqueFd fd = session.tree().open_content(t.content, &error);
+  if (!fd) return -error;
+  return open_handle(session, t, false, std::move(fd), epoch);
+}
+
 int try_open_complete(Session& session, const Target& t) {
   if (session.features().passthrough) {
     int result = join_passthrough(session, t);
@@ -127,8 +142,11 @@ int try_open_complete(Session& session, const Target& t) {
     bool traced =
         session.trace().on() &&
         session.trace().shows_reads(t.row, t.tid, t.traced, t.traced ? t.at : Clock::now());
+    if (traced) return open_handle(session, t, true, UniqueFd(), 0);
+    // Beside one from before opens were to be seen, for as long as it is open or mapped.
+    if (session.handles().cached(t.node())) return open_cached(session, t);
     uint64_t seen = 0;
-    if (traced || !session.handles().passthrough_may_join(t.node(), t.by_tree, &seen)) {
+    if (!session.handles().passthrough_may_join(t.node(), t.by_tree, &seen)) {
       return open_handle(session, t, true, UniqueFd(), 0);
     }
     int id = session.backing().acquire(t.node(), t.content);
@@ -141,17 +159,7 @@ int try_open_complete(Session& session, const Target& t) {
     if (id == -EBUSY) return kRetry;
     if (id != -EOPNOTSUPP) return id;
   }
-  // The first READ opens it, as when no open comes: most files that are opened again are in the
-  // kernel's cache by then.
-  if (session.handles().open_mode() != OpenMode::kSeen) {
-    return open_handle(session, t, false, UniqueFd(), 0);
-  }
-  session.about_to_block();
-  uint32_t epoch = session.tree().table().epoch();
-  int error = 0;
-  UniqueFd fd = session.tree().open_content(t.content, &error);
-  if (!fd) return -error;
-  return open_handle(session, t, false, std::move(fd), epoch);
+  return open_cached(session, t);
 }
 
 int open_complete(Session& session, const Target& t) {

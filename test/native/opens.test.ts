@@ -472,6 +472,22 @@ for name in os.listdir(sys.argv[1]):
     os.close(fd)
 `;
 
+test('a file that is open through the cache can be opened when opens are to be seen, and keeps passthrough out', async (t) => {
+  const { fixture, root, actor } = await world(t, OPENS.Cached);
+  const fd = await actor.open(`${root}/lib/large.so`);
+  t.true(await setOpens(fixture, OPENS.Seen));
+  t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
+  t.is((await fixture.stats()).passthroughOpens, 0);
+  t.is(await readFile(`${root}/small`, 'utf8'), 'small content');
+  t.is((await fixture.stats()).passthroughOpens, 1);
+  t.deepEqual(await actor.pread(fd, 7, 7), LARGE.subarray(7, 14));
+  t.is(await actor.ask(`close ${fd}`), 'ok');
+  await until('passthrough', async () => {
+    await readFile(`${root}/lib/large.so`);
+    return (await fixture.stats()).passthroughOpens > 1;
+  });
+});
+
 test('without passthrough opens can be unseen as well', async (t) => {
   const { fixture, root } = await world(t, OPENS.Unseen, { passthrough: false });
   t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
