@@ -24,21 +24,25 @@ struct AdoptedFile {
   bool writable = false;
   /** Of a directory: its link count, which counts what the image has in it too. 0: no directory. */
   uint32_t links = 0;
-  /** Somebody may have it open for writing, or mapped so. */
-  mutable std::atomic<bool> may_be_written{true};
+  /** Times that it was opened for writing; one more for what was before it was adopted. */
+  mutable std::atomic<uint64_t> write_opens{1};
+  /** How many of them there had been when nobody was left who could write to it. */
+  mutable std::atomic<uint64_t> write_opens_over{0};
 
   /** It was opened for writing, and that open is counted. */
-  void opened_for_writing() const { may_be_written.store(true, std::memory_order_seq_cst); }
+  void opened_for_writing() const { write_opens.fetch_add(1, std::memory_order_seq_cst); }
 
   /**
    * Whether somebody can write to it now, by a handle or by a mapping that has outlived its handle.
-   * The mark is taken away before the look: an open that comes between sets it again.
+   * Several threads may look at once. They are counted before the look: an open that comes between
+   * has the next one look again.
    */
   bool is_written() const {
-    if (!may_be_written.exchange(false, std::memory_order_seq_cst)) return false;
-    bool held = is_held_for_writing(fd->get());
-    if (held) opened_for_writing();
-    return held;
+    uint64_t opens = write_opens.load(std::memory_order_seq_cst);
+    if (write_opens_over.load(std::memory_order_seq_cst) == opens) return false;
+    if (is_held_for_writing(fd->get())) return true;
+    write_opens_over.store(opens, std::memory_order_seq_cst);
+    return false;
   }
 };
 

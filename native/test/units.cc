@@ -1,9 +1,14 @@
-// Pure functions of the native core.
+// Pure functions of the native core, and what stands by itself.
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <thread>
+
+#include "../adopted.h"
 #include "../attributes.h"
 #include "../negotiate.h"
 #include "../procfs.h"
@@ -17,9 +22,34 @@ void check(bool holds, const char* what) {
   if (!holds) die(what);
 }
 
+// Whoever looks while a file is open for writing is told so, also while others look.
+void written_files() {
+  char path[] = "/tmp/firstlight-units-XXXXXX";
+  UniqueFd writer(mkstemp(path));
+  AdoptedFile file;
+  file.fd = std::make_shared<const UniqueFd>(open(path, O_RDONLY | O_CLOEXEC));
+  unlink(path);
+  check(writer && *file.fd, "a temporary file");
+  constexpr int kLooks = 50000;
+  std::atomic<int> missed{0};
+  auto look = [&] {
+    for (int i = 0; i < kLooks; i++) missed += file.is_written() ? 0 : 1;
+  };
+  std::thread one(look), two(look);
+  look();
+  one.join();
+  two.join();
+  check(missed == 0, "a writer that was not seen");
+  writer.reset();
+  check(!file.is_written() && !file.is_written(), "a writer that has gone");
+  file.opened_for_writing();
+  check(!file.is_written(), "one that came and went");
+}
+
 }  // namespace
 
 void units() {
+  written_files();
   // Signals: SigPnd ShdPnd SigBlk SigIgn SigCgt; SIGTERM is 15 (bit 14), SIGUSR1 10, SIGKILL 9.
   auto status = [](const char* pending, const char* shared, const char* blocked,
                    const char* ignored, const char* caught) {
