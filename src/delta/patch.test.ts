@@ -19,6 +19,7 @@ import {
   type TestImage,
 } from './testing.ts';
 import { PART_BYTES } from './toc-layout.ts';
+import { compressAgainst } from './zstd.ts';
 
 /** Bytes that do not compress, the same for the same seed. */
 function noise(bytes: number, seed: number): Buffer {
@@ -244,6 +245,16 @@ test('of thousands of old contents whose names are alike the nearest in size is 
     const nearest = Math.min(...sizes.map((size) => Math.abs(size - bytes)));
     t.is(Math.abs(olds.get(content)!.bytes - bytes), nearest);
   }
+});
+
+test('patches that are made one after the other take the memory of one', (t) => {
+  const base = noise(6 << 20, 1);
+  const make = () => compressAgainst(base.subarray(1 << 20, (1 << 20) + 100_000), base, 19);
+  const first = make();
+  const before = process.memoryUsage.rss();
+  for (let i = 0; i < 7; i++) t.true(make().equals(first));
+  const grown = process.memoryUsage.rss() - before;
+  t.true(grown < 200 << 20, `${grown} bytes more`);
 });
 
 test('the bytes behind a frame are bounded', (t) => {

@@ -41,13 +41,17 @@ function cut(room: Buffer, length: number): Buffer {
   return frame;
 }
 
+/** One for each thread: at level 19 it has some 100 MB, which wait for a collection of garbage otherwise. */
+let patchContext: InstanceType<typeof CCtx> | undefined;
+
 /**
  * One zstd frame that holds `bytes`, coded against `base` (raw content, whatever it begins with:
  * see PATCH_PAD_BYTES). It declares its content size, and no dictionary.
  */
 export function compressAgainst(bytes: Uint8Array, base: Uint8Array, level: number): Buffer {
   const room = Buffer.allocUnsafeSlow(compressBound(bytes.length));
-  return cut(room, new CCtx().compressUsingDict(room, bytes, base, level));
+  patchContext ??= new CCtx();
+  return cut(room, patchContext.compressUsingDict(room, bytes, base, level));
 }
 
 /** Content size that a zstd frame declares (RFC 8878, 3.1.1.1), or undefined where it has none. */
