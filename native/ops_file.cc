@@ -41,17 +41,29 @@ int read_file(Session& session, const Target& t, int fd, uint64_t offset, uint32
   return kAnswered;
 }
 
+// The first READ of a file opens it: from memory mostly; else another lane takes over meanwhile.
+UniqueFd open_whole(Session& session, uint32_t content, int* error) {
+  UniqueFd fd = session.tree().open_content(content, error, true);
+  if (fd) return fd;
+  session.about_to_block();
+  return session.tree().open_content(content, error);
+}
+
 int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offset, uint32_t bytes,
                 uint8_t* scratch) {
   int fd;
   {
-    std::lock_guard lock(handle.lock);
+    std::unique_lock lock(handle.lock, std::try_to_lock);
+    if (!lock) {
+      session.about_to_block();
+      lock.lock();
+    }
     ContentTable& table = session.tree().table();
     uint32_t epoch = table.epoch();
     bool whole = table.state(t.content) == ContentState::kRoLayer;
     if (!handle.fd || handle.epoch != epoch || (whole && !handle.whole)) {
       int error = 0;
-      UniqueFd opened = whole ? session.tree().open_content(t.content, &error)
+      UniqueFd opened = whole ? open_whole(session, t.content, &error)
                               : session.tree().open_arriving(t.content, &error);
       if (!opened) return -error;
       // A READ of another thread may still use the old one: keep its number, change what it names.
@@ -76,7 +88,11 @@ int read_by_node(Session& session, const Target& t, uint64_t offset, uint32_t by
   if (tree.table().state(t.content) == ContentState::kRoLayer) {
     // A file that this READ takes whole will hardly be asked for again: the kernel has its pages.
     bool whole = bytes == session.toc().content(t.content).size;
-    auto fd = tree.shared_content(t.content, !whole, &error);
+    auto fd = tree.shared_content(t.content, !whole, &error, true);
+    if (!fd) {
+      session.about_to_block();
+      fd = tree.shared_content(t.content, !whole, &error, false);
+    }
     return fd ? read_file(session, t, fd->get(), offset, bytes, scratch) : -error;
   }
   UniqueFd fd = tree.open_arriving(t.content, &error);
@@ -87,7 +103,7 @@ int read_by_node(Session& session, const Target& t, uint64_t offset, uint32_t by
 int read_passthrough(Session& session, const Target& t, uint64_t offset, uint32_t bytes,
                      uint8_t* scratch) {
   int error = 0;
-  UniqueFd fd = session.tree().open_content(t.content, &error);
+  UniqueFd fd = open_whole(session, t.content, &error);
   if (!fd) return -error;
   return read_file(session, t, fd.get(), offset, bytes, scratch);
 }

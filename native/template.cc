@@ -3,9 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <atomic>
 
@@ -43,6 +47,15 @@ bool may_keep_one_more() {
   if (kept_files.fetch_add(1, std::memory_order_relaxed) < most) return true;
   kept_files.fetch_sub(1, std::memory_order_relaxed);
   return false;
+}
+
+int open_to_read(int directory, const char* path, bool at_once) {
+  open_how how = {};
+  how.flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  if (!at_once) return openat(directory, path, static_cast<int>(how.flags));
+  // By names that the kernel has in memory. Linux before 5.12 cannot say: then it is not at once.
+  how.resolve = RESOLVE_CACHED;
+  return static_cast<int>(syscall(SYS_openat2, directory, path, &how, sizeof how));
 }
 
 void hex(const uint8_t* digest, char* text) {
@@ -96,9 +109,11 @@ std::shared_ptr<Template> Template::open(const TemplateOptions& options, int* er
   return made;
 }
 
-UniqueFd Template::open_content(uint32_t content, int* error) const {
+UniqueFd Template::open_content(uint32_t content, int* error, bool at_once) const {
   uint8_t digest[32];
-  ssize_t got = pread(digests_.get(), digest, sizeof digest, off_t{32} * content);
+  iovec piece = {digest, sizeof digest};
+  int wait = at_once ? RWF_NOWAIT : 0;
+  ssize_t got = preadv2(digests_.get(), &piece, 1, off_t{32} * content, wait);
   if (got != sizeof digest) {
     *error = EIO;
     return UniqueFd();
@@ -107,10 +122,9 @@ UniqueFd Template::open_content(uint32_t content, int* error) const {
   hex(digest, name);
   char path[66];
   snprintf(path, sizeof path, "%.2s/%s", name, name + 2);
-  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
-  UniqueFd fd(openat(content_dir_.get(), path, kFlags));
-  if (!fd && errno == ENOENT) fd.reset(openat(incoming_dir_.get(), name, kFlags));
-  if (!fd && errno == ENOENT) fd.reset(openat(content_dir_.get(), path, kFlags));
+  UniqueFd fd(open_to_read(content_dir_.get(), path, at_once));
+  if (!fd && errno == ENOENT) fd.reset(open_to_read(incoming_dir_.get(), name, at_once));
+  if (!fd && errno == ENOENT) fd.reset(open_to_read(content_dir_.get(), path, at_once));
   if (!fd) {
     // ENOENT would tell the program that its file does not exist; the truth is that the store is
     // damaged.
@@ -126,7 +140,8 @@ UniqueFd Template::open_content(uint32_t content, int* error) const {
   return fd;
 }
 
-std::shared_ptr<const UniqueFd> Template::shared_content(uint32_t content, bool keep, int* error) {
+std::shared_ptr<const UniqueFd> Template::shared_content(uint32_t content, bool keep, int* error,
+                                                         bool at_once) {
   uint32_t epoch = table_->epoch();
   {
     std::lock_guard lock(files_lock_);
@@ -137,7 +152,7 @@ std::shared_ptr<const UniqueFd> Template::shared_content(uint32_t content, bool 
     }
   }
   // Without the lock: opening a cold file may wait for the disk.
-  UniqueFd opened = open_content(content, error);
+  UniqueFd opened = open_content(content, error, at_once);
   if (!opened) return nullptr;
   auto fd = std::make_shared<const UniqueFd>(std::move(opened));
   if (!keep) return fd;

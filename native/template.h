@@ -39,14 +39,16 @@ class Template {
    * Opens the verified file of a RoLayer content. It may move from incoming/ to content/ at any
    * moment, so a miss in both is looked at once more. `error` is a positive errno; EIO where the
    * file's size is wrong.
+   * @param at_once  only where no disk is waited for; any error then means: not at once
    */
-  UniqueFd open_content(uint32_t content, int* error) const;
+  UniqueFd open_content(uint32_t content, int* error, bool at_once = false) const;
   /**
    * The file of a RoLayer content for a READ that names no handle: kept open for the next such READ
    * where `keep`, as one of kFilesMax, and of a quarter of the descriptors that this process may
-   * have, through all templates. `error` as of `open_content`.
+   * have, through all templates. `error` and `at_once` as of `open_content`.
    */
-  std::shared_ptr<const UniqueFd> shared_content(uint32_t content, bool keep, int* error);
+  std::shared_ptr<const UniqueFd> shared_content(uint32_t content, bool keep, int* error,
+                                                 bool at_once);
   static constexpr size_t kFilesMax = 128;
   /** Opens the file of a content that is still arriving, or the whole one where it is complete by
    * now. */

@@ -488,6 +488,30 @@ test('a file that is open through the cache can be opened when opens are to be s
   });
 });
 
+test('a file of the store that is slow to open keeps nobody else waiting', async (t) => {
+  const fixture = await Fixture.make(t, await tree());
+  // A store that answers when it is told to.
+  const store = new Tree();
+  for (let content = 0; content < fixture.toc.contents; content++) {
+    const digest = fixture.digest(content);
+    store.file(`${digest.slice(0, 2)}/${digest.slice(2)}`, fixture.bytes(content));
+  }
+  const slow = await Fixture.make(t, store);
+  const { points: stores } = await slow.mount();
+  await run('mount', ['--bind', stores[0]!, join(fixture.dir, 'content')]);
+  const { points } = await fixture.mount({ ready: true, opens: OPENS.Unseen, threads: 2 });
+  const actor = await Actor.start(fixture);
+  const fd = await actor.open(`${points[0]}/small`);
+  t.true((await fixture.stats()).opensUnseen);
+  actor.tell(`pread ${fd} 0 13`);
+  await slow.untilWaiting(1);
+  const other = fixture.start('stat', '-c', '%s', `${points[0]}/lib/large.so`);
+  await other.says(`${LARGE.length}`);
+  const digest = fixture.digest(fixture.content('small'));
+  await slow.arrive(`${digest.slice(0, 2)}/${digest.slice(2)}`);
+  t.is(await actor.answer(), `bytes ${Buffer.from('small content').toString('hex')}`);
+});
+
 test('without passthrough opens can be unseen as well', async (t) => {
   const { fixture, root } = await world(t, OPENS.Unseen, { passthrough: false });
   t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
