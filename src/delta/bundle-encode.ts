@@ -32,6 +32,11 @@ import { DEFAULT_LEVEL } from './zstd.ts';
 /** Contents that are read at once for one frame. */
 const READS_AT_ONCE = 16;
 const COPY_BYTES = 1 << 20;
+/**
+ * Raw bytes of frames that patches are tried for, those that travel first: at a second of one processor for each MB the
+ * others' patches would wait for hours behind an image of some changed gigabytes, and removals of files with them.
+ */
+const PATCHES_MOST_BYTES = 512 << 20;
 
 /** An image whose contents the worker has. */
 export interface EncodeBase {
@@ -57,6 +62,8 @@ export interface EncodeInput {
   patches?: boolean;
   /** zstd level of patches; PATCH_LEVEL where absent. */
   patchLevel?: number;
+  /** Raw bytes of frames that patches are tried for; PATCHES_MOST_BYTES where absent. */
+  patchesMostBytes?: number;
   /** `bytes` bytes at `offset` of a content; fewer are an error. Called several times at once. */
   readContent(digestHex: string, offset: number, bytes: number): Promise<Uint8Array>;
   /** zstd level of the frames, 1 to 22; DEFAULT_LEVEL where absent. */
@@ -250,6 +257,7 @@ async function writeBody(
   const pool = new FramePool(threads, input.level ?? DEFAULT_LEVEL);
   const whole = new WholeContents(input);
   const body: Body = { frames: [], digests: Buffer.alloc(spans.length * DIGEST_BYTES), bytes: 0 };
+  let triedBytes = 0;
   try {
     const under: Promise<{ made: MadeFrame; ranges: BaseRange[] }>[] = [];
     for (let made = 0, read = 0; made < spans.length; made++) {
@@ -258,7 +266,8 @@ async function writeBody(
         const span = spans[read]!;
         const job = await readFrame(input, order, span, table.content, whole);
         const ranges = rangesFor(toc, partsOf(toc, order, span, table.content), have.olds);
-        if (ranges.length > 0) {
+        if (ranges.length > 0 && triedBytes < (input.patchesMostBytes ?? PATCHES_MOST_BYTES)) {
+          triedBytes += job.raw.length;
           job.base = await readBases(input, have, ranges, `frame ${read}`);
           job.patchLevel = input.patchLevel;
         }

@@ -176,6 +176,16 @@ test('an old content that is damaged at the server is refused, before a patch is
   });
 });
 
+test('patches are tried for so many bytes and no more, for those that travel first', async (t) => {
+  const old = noise(4 * PART_BYTES, 11);
+  const base = imageOf({ lib: { data: old } });
+  const more = { patchesMostBytes: PART_BYTES + 1000, ranks: [{ content: 0, part: 2, rank: 1 }] };
+  const { patched } = await both(t, imageOf({ lib: { data: changed(old) } }), [base], more);
+  const { patch, zstd } = FRAME_KIND;
+  t.deepEqual(kindsOf(patched), [patch, patch, zstd, zstd]);
+  t.is(headerOf(patched).order[0], 2);
+});
+
 test('an old content may begin as a dictionary of zstd does, or have a byte', async (t) => {
   const magic = Buffer.concat([Buffer.from([0x37, 0xa4, 0x30, 0xec]), noise(50_000, 8)]);
   const one = await both(t, imageOf({ a: { data: changed(magic) } }), [
