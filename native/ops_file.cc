@@ -49,6 +49,26 @@ UniqueFd open_whole(Session& session, uint32_t content, int* error) {
   return session.tree().open_content(content, error);
 }
 
+// The READ names no handle, since opens are unseen, or one without a file of its own. What has no
+// file yet is one that was lost.
+int read_by_node(Session& session, const Target& t, uint64_t offset, uint32_t bytes,
+                 uint8_t* scratch) {
+  Template& tree = session.tree();
+  int error = 0;
+  if (tree.table().state(t.content) == ContentState::kRoLayer) {
+    // A file that this READ takes whole will hardly be asked for again: the kernel has its pages.
+    bool whole = bytes == session.toc().content(t.content).size;
+    auto fd = tree.shared_content(t.content, !whole, &error, true);
+    if (!fd) {
+      session.about_to_block();
+      fd = tree.shared_content(t.content, !whole, &error, false);
+    }
+    return fd ? read_file(session, t, fd->get(), offset, bytes, scratch) : -error;
+  }
+  UniqueFd fd = tree.open_arriving(t.content, &error);
+  return fd ? read_file(session, t, fd.get(), offset, bytes, scratch) : -error;
+}
+
 int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offset, uint32_t bytes,
                 uint8_t* scratch) {
   int fd;
@@ -61,6 +81,11 @@ int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offs
     ContentTable& table = session.tree().table();
     uint32_t epoch = table.epoch();
     bool whole = table.state(t.content) == ContentState::kRoLayer;
+    // Programs have thousands of files open, and where opens become unseen a handle stays for good.
+    if (whole && !handle.fd) {
+      lock.unlock();
+      return read_by_node(session, t, offset, bytes, scratch);
+    }
     if (!handle.fd || handle.epoch != epoch || (whole && !handle.whole)) {
       int error = 0;
       UniqueFd opened = whole ? open_whole(session, t.content, &error)
@@ -78,25 +103,6 @@ int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offs
     fd = handle.fd.get();
   }
   return read_file(session, t, fd, offset, bytes, scratch);
-}
-
-// Opens are unseen: the READ names no handle. What has no file yet is one that was lost.
-int read_by_node(Session& session, const Target& t, uint64_t offset, uint32_t bytes,
-                 uint8_t* scratch) {
-  Template& tree = session.tree();
-  int error = 0;
-  if (tree.table().state(t.content) == ContentState::kRoLayer) {
-    // A file that this READ takes whole will hardly be asked for again: the kernel has its pages.
-    bool whole = bytes == session.toc().content(t.content).size;
-    auto fd = tree.shared_content(t.content, !whole, &error, true);
-    if (!fd) {
-      session.about_to_block();
-      fd = tree.shared_content(t.content, !whole, &error, false);
-    }
-    return fd ? read_file(session, t, fd->get(), offset, bytes, scratch) : -error;
-  }
-  UniqueFd fd = tree.open_arriving(t.content, &error);
-  return fd ? read_file(session, t, fd.get(), offset, bytes, scratch) : -error;
 }
 
 // The kernel reads through a passthrough handle only for fadvise(WILLNEED) and the like.

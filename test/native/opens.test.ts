@@ -512,6 +512,21 @@ test('a file of the store that is slow to open keeps nobody else waiting', async
   t.is(await actor.answer(), `bytes ${Buffer.from('small content').toString('hex')}`);
 });
 
+test('opens through the cache take no descriptor each, which would stay when opens are unseen', async (t) => {
+  const { fixture, root, actor } = await world(t, OPENS.Cached);
+  const open = async () => (await readdir(`/proc/${fixture.child.pid}/fd`)).length;
+  const before = await open();
+  const fds: number[] = [];
+  for (let i = 0; i < 20; i++) fds.push(await actor.open(`${root}/lib/large.so`));
+  // From the end on, so that nothing is read ahead of the next.
+  for (const [i, fd] of fds.entries()) {
+    const at = LARGE.length - 1000 - i * 260_000;
+    t.deepEqual(await actor.pread(fd, at, 30), LARGE.subarray(at, at + 30));
+  }
+  t.true((await fixture.stats()).reads >= 20);
+  t.true((await open()) - before < 10);
+});
+
 test('without passthrough opens can be unseen as well', async (t) => {
   const { fixture, root } = await world(t, OPENS.Unseen, { passthrough: false });
   t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
