@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -37,6 +38,14 @@ void block_signals() {
   sigfillset(&all);
   sigdelset(&all, wake_signal());
   pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
+// Descriptors that only save work take the lower half of those that there may be: what programs
+// open comes first. A new one gets the lowest free number, so the number tells how many there are.
+bool is_affordable(const UniqueFd& fd) {
+  rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return true;
+  return static_cast<rlim_t>(fd.get()) < files.rlim_cur / 2;
 }
 
 }  // namespace
@@ -208,6 +217,8 @@ void Session::thaw(uint64_t node) {
 }
 
 void Session::adopt(uint64_t node, UniqueFd fd, uint64_t ino, uint32_t links, bool writable) {
+  // Then all of it goes on to come to the tree.
+  if (!is_affordable(fd)) return;
   auto file = std::make_shared<AdoptedFile>();
   file->fd = std::make_shared<const UniqueFd>(std::move(fd));
   file->ino = ino;

@@ -1,5 +1,6 @@
 // A writable session against the kernel, with a toy for a tree: what becomes an upcall, how written
 // files are opened, and what diverged nodes show.
+import { execFileSync } from 'node:child_process';
 import { chmod, lstat, mkdir, readdir, readFile, rmdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
@@ -473,6 +474,23 @@ for i in range(${files}): os.unlink(f'f{i}')
   t.log(`${held} descriptors more, ${made - (await readdir(upper)).length} files removed`);
   t.true(held > 0, 'some were removed meanwhile');
   t.true(held <= 300, `${held} descriptors more`);
+});
+
+test('files that are not open leave descriptors for those that are', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const upper = `${world.fixture.dir}/lent`;
+  await mkdir(upper);
+  const [limit, files] = [400, 300];
+  await world.toy('thaw', 1);
+  await world.toy('lease', LEASED, files);
+  await world.toy('lend', 1, upper, 0, 1);
+  const { pid } = world.fixture.child;
+  execFileSync('prlimit', [`--pid=${pid}`, `--nofile=${limit}:${limit}`]);
+  for (let i = 0; i < files; i++) await writeFile(`${world.root}/f${i}`, '');
+  const made = (await readdir(upper)).length;
+  t.true(made > files * 0.9, `${made} were made without the tree`);
+  const held = (await readdir(`/proc/${pid}/fd`)).length;
+  t.true(held < limit * 0.6, `${held} descriptors of ${limit}`);
 });
 
 test('a tag comes back when its handle is closed', async (t) => {
