@@ -69,7 +69,10 @@ test('a daemon that finds a mount is told its counters, though nothing has chang
   const fixture = await Fixture.make(t, tree);
   await fixture.storeAll();
   const socket = join(fixture.dir, 'keeper.sock');
-  fixture.start(process.execPath, KEEPER, socket);
+  // Under a sanitizer who loads the addon has its runtime preloaded.
+  const preload = process.env.FIRSTLIGHT_TEST_PRELOAD;
+  const sanitizer = preload === undefined ? [] : [`LD_PRELOAD=${preload}`];
+  fixture.start('env', ...sanitizer, process.execPath, KEEPER, socket);
   const places = {
     tocPath: join(fixture.dir, 'toc'),
     digestsPath: join(fixture.dir, 'digests'),
