@@ -3,7 +3,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
-import { layerDigests } from '../lib/containerd.ts';
+import { type Containerd, layerDigests } from '../lib/containerd.ts';
 import { mountsBelow } from '../lib/leaks.ts';
 import { must, until } from '../lib/proc.ts';
 import { pulls, startDaemon, world } from '../lib/snapshotter.ts';
@@ -20,7 +20,9 @@ test.serial(
     }
     t.is(await containerd.run(one, 'c1', ['cat', '/app/version']), 'one\n');
     const script = 'ls /data; wc -c </data/base; echo changed >/app/version; cat /app/version';
+    await reconnected(containerd);
     t.is(await containerd.run(one, 'c2', ['sh', '-c', script]), 'base\n6000000\nchanged\n');
+    await reconnected(containerd);
     t.is(await containerd.run(one, 'c3', ['cat', '/app/version']), 'one\n');
 
     await until('all has arrived', async () => (await metric('firstlight_saved_bytes_total')) >= 0);
@@ -79,6 +81,7 @@ test.serial(
       'other\nbase\n3000000\n1\n',
       "the application's layer is not in it",
     );
+    await reconnected(containerd);
     t.is(await containerd.run(one, 'c2', ['cat', '/app/version']), 'one\n');
     t.regex(daemon.stderr, /a layer is pulled in the ordinary way: the delta server does not have/);
     t.deepEqual(
@@ -172,6 +175,23 @@ test.serial('commits, views and copies on an image that comes lazily, by ctr', a
   await containerd.remove('writer');
 });
 
+/**
+ * Waits until containerd's gRPC client has dialled again. It does so in its own time: calls fail with `unavailable`
+ * until then, also while a new daemon is there already.
+ */
+function reconnected(containerd: Containerd): Promise<boolean> {
+  return until('containerd has connected', async () => {
+    const listed = containerd.ctr(['snapshots', '--snapshotter', 'firstlight', 'ls']);
+    return listed.then(
+      () => true,
+      (error: Error) => {
+        if (!error.message.includes('unavailable')) throw error;
+        return false;
+      },
+    );
+  });
+}
+
 test.serial(
   'containers go on reading while the daemon is stopped or killed, and wait for it where they must',
   async (t) => {
@@ -191,6 +211,7 @@ test.serial(
     const waiting = containerd.exec('c1', ['sh', '-c', 'cat /data/base | wc -c']);
     const second = await startDaemon(stage);
     t.is(await waiting, '6000000\n', 'what was waited for came after the restart');
+    await reconnected(containerd);
     t.is(await containerd.run(one, 'c2', ['cat', '/app/version']), 'one\n');
 
     await second.kill('SIGKILL');
@@ -201,6 +222,7 @@ test.serial(
     const third = await startDaemon(stage);
     t.regex(third.stderr, /keeper found/);
     t.is(await containerd.exec('c1', ['sh', '-c', 'wc -c </usr/lib/library']), '3000000\n');
+    await reconnected(containerd);
     t.is(await containerd.run(one, 'c3', ['cat', '/app/version']), 'one\n');
     t.notRegex(second.stderr + third.stderr, /not connected/);
     await containerd.remove('c1');
