@@ -78,7 +78,7 @@ test-long-native-core: setup
 	@$(SUITE) long-native-core $(MAKE) --no-print-directory native-test native-tsan-test NATIVE_FUZZ_S=30
 test-long-e2e: setup
 	@scripts/setup.sh systemd
-	@SUITE_LIMIT_S=2400 $(SUITE) long-e2e ava --config test/long.config.js
+	@SUITE_LIMIT_S=2900 $(SUITE) long-e2e ava --config test/long.config.js
 test-browser: setup
 	@scripts/setup.sh chromium
 	@$(SUITE) browser ava --config test/browser.config.js
