@@ -30,7 +30,9 @@ function image(t: ExecutionContext): Stage {
         a: linked,
       },
     },
-    lib: { entries: { b: linked, sub: { entries: { deep: { data: 'deep' } } } } },
+    lib: {
+      entries: { b: linked, once: { data: '' }, sub: { entries: { deep: { data: 'deep' } } } },
+    },
     fifo: { type: 'fifo' },
     null: { type: 'char', major: 1, minor: 3 },
   });
@@ -63,6 +65,9 @@ test('umask, setgid directories and default ACLs reach new files, over whiteouts
   t.is(s.create('lib/plain', '', 0o666, caller).mode, 0o100600);
   s.tree.setattr(s.node('lib'), { mode: 0o2777 });
   t.like(s.create('lib/group', '', 0o666, caller), { uid: 11, gid: 0 });
+  t.like(s.mkdir('lib/below', 0o755, caller), { uid: 11, gid: 0, mode: 0o42700 });
+  s.unlink('lib/once');
+  t.like(s.mkdir('lib/once', 0o755, caller), { uid: 11, gid: 0, mode: 0o42700 });
   s.tree.setxattr(s.node('lib'), 'system.posix_acl_default', acl, 0, false);
   s.unlink('lib/sub/deep');
   s.rmdir('lib/sub');

@@ -106,6 +106,9 @@ function makeOver(
   try {
     if (hasDefaultAcl(core, parent) && (mode & S_IFMT) !== S_IFLNK)
       applyAcl(core, parent, made, mode, isDirectory);
+    else if (setgid && isDirectory)
+      // mkdir(2) makes no setgid directory where the parent is none, whatever mode it is given.
+      io.chmod(work, made, mode & S_IPERM);
     if (isDirectory) io.setxattr(work, made, OPAQUE, Buffer.from('y'), 0);
     io.stat(work, made, attributes);
     // A directory cannot be renamed over a device node: they change places, and the whiteout goes.

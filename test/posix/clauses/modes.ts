@@ -258,10 +258,14 @@ export const modes: Clause[] = [
     'New files take their group from a setgid directory; new directories take the bit too.',
     `
     directory d 2777 1000:3000
+    directory d/was 0755
     --
+    rmdir d/was
     as 2000 2000
     open f d/f rw,creat 0666
     mkdir d/d 0755
+    mkdir d/was 0755
+    lstat d/was mode,uid,gid -> ok 2755 2000 3000
     mkfifo d/p 0644
     symlink t d/l
     lstat d/f uid,gid -> ok 2000 3000
