@@ -173,6 +173,24 @@ void ContentTable::clear_failed(std::span<const uint32_t> contents) {
   epoch_.fetch_add(1, std::memory_order_release);
 }
 
+void ContentTable::forget(std::span<const uint32_t> contents) {
+  std::lock_guard lock(mutex_);
+  bool changed = false;
+  for (uint32_t content : contents) {
+    ContentState before = state(content);
+    if (before == ContentState::kEmpty) continue;
+    changed = true;
+    failures_.erase(content);
+    // Before the parts: with the old state, some of them would look like all that is there.
+    states_[content].store(static_cast<uint8_t>(ContentState::kEmpty), std::memory_order_release);
+    forget_parts(content);
+    if (before != ContentState::kRoLayer) continue;
+    lost_.store(true, std::memory_order_release);
+    for (WaitOwner* owner : watchers_) owner->lost(content);
+  }
+  if (changed) epoch_.fetch_add(1, std::memory_order_release);
+}
+
 bool ContentTable::interrupt(WaitOwner* owner, uint64_t unique) {
   std::lock_guard lock(mutex_);
   for (auto& [content, list] : waits_) {

@@ -91,8 +91,9 @@ class ContentTable {
   bool readable(uint32_t content, uint32_t first_part, uint32_t last_part) const;
   /** Errno of a failed content (EIO where the failure has been cleared meanwhile). */
   int failure(uint32_t content) const;
-  /** Changes whenever a complete content is lost and whenever a failure is cleared: a file that was
-   * opened before may not be the one that is filled, or was fetched again, since. */
+  /** Changes whenever a complete content is lost, a failure is cleared, or what had arrived of a
+   * content is forgotten: a file that was opened before may not be the one that is filled, or was
+   * fetched again, since. */
   uint32_t epoch() const { return epoch_.load(std::memory_order_acquire); }
 
   /** True once a complete content was lost: its file was found damaged, and what the kernel has
@@ -109,6 +110,9 @@ class ContentTable {
   void mark_parts(std::span<const uint32_t> parts);
   void mark_failed(std::span<const uint32_t> contents, int error);
   void clear_failed(std::span<const uint32_t> contents);
+  /** Back to Empty, whatever was there of them: reads wait from now on, and who waits goes on
+   * waiting. */
+  void forget(std::span<const uint32_t> contents);
 
   /** Notes that the caller of a request got a signal. True where the request is parked. */
   bool interrupt(WaitOwner* owner, uint64_t unique);

@@ -131,6 +131,16 @@ napi_value clear_failed(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+napi_value forget(napi_env env, napi_callback_info info) {
+  Call<1> call(env, info);
+  TemplateBinding* binding = open_binding(env, call.self);
+  std::span<const uint32_t> list;
+  if (binding == nullptr) return nullptr;
+  if (!get_indexes(env, call.arguments[0], binding->tree->toc().contents(), &list)) return nullptr;
+  binding->tree->table().forget(list);
+  return nullptr;
+}
+
 napi_value state(napi_env env, napi_callback_info info) {
   Call<1> call(env, info);
   TemplateBinding* binding = open_binding(env, call.self);
@@ -178,13 +188,10 @@ void init_template(napi_env env, napi_value exports) {
                                     nullptr, nullptr, napi_default, nullptr};
   };
   const napi_property_descriptor methods[] = {
-      method("markReady", mark_ready),
-      method("markParts", mark_parts),
-      method("markFailed", mark_failed),
-      method("clearFailed", clear_failed),
-      method("state", state),
-      method("waiting", waiting),
-      method("close", close_template),
+      method("markReady", mark_ready),   method("markParts", mark_parts),
+      method("markFailed", mark_failed), method("clearFailed", clear_failed),
+      method("forget", forget),          method("state", state),
+      method("waiting", waiting),        method("close", close_template),
   };
   napi_value made = nullptr;
   if (napi_define_class(env, "Template", NAPI_AUTO_LENGTH, construct, nullptr, std::size(methods),

@@ -160,7 +160,7 @@ void mark_something(World& world, Random& random) {
   const Toc& toc = world.tree->toc();
   ContentTable& table = world.tree->table();
   std::vector<uint32_t> list(1 + random() % 6);
-  switch (random() % 8) {
+  switch (random() % 9) {
     case 0:
     case 1:
     case 2:
@@ -183,6 +183,10 @@ void mark_something(World& world, Random& random) {
     case 7:
       for (uint32_t& c : list) c = static_cast<uint32_t>(random() % toc.contents());
       table.clear_failed(list);
+      break;
+    case 8:
+      for (uint32_t& c : list) c = static_cast<uint32_t>(random() % toc.contents());
+      table.forget(list);
       break;
   }
 }

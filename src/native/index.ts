@@ -48,6 +48,8 @@ export interface NativeTemplate {
   markFailed(contents: Uint32Array, errno: number): void;
   /** Back to Empty (or Partial, where parts have arrived), after a failure that has been mended. */
   clearFailed(contents: Uint32Array): void;
+  /** Back to Empty, whatever was there of them: their files are gone. Reads wait for them, and who waits goes on waiting. */
+  forget(contents: Uint32Array): void;
   /** CONTENT_STATE of one content. */
   state(content: number): number;
   /** Number of requests that wait for contents now, through all sessions. */

@@ -11,6 +11,7 @@ import {
 } from '../../test/receive/fixture.ts';
 import type { DecodedPart } from '../delta/bundle.ts';
 import { PART_BYTES } from '../delta/toc-layout.ts';
+import { CONTENT_STATE } from '../native/index.ts';
 import { LayerStore } from '../store/layer-store.ts';
 import { Template } from '../tree/template.ts';
 import { Arrivals, WrongContentError } from './arrivals.ts';
@@ -55,6 +56,8 @@ test('parts that name two digests for one content are forgotten, and the right o
   t.true(arrivals.hasPart(0));
   await t.throwsAsync(arrivals.store([part(1, right)]), { instanceOf: WrongContentError });
   t.false(arrivals.hasPart(0));
+  t.is(watched?.state(0), CONTENT_STATE.Failed);
+  t.is(watched?.arrivedParts.size, 0, 'else they would be read as holes of the next file');
   await arrivals.store([part(0, right), part(1, right), part(2, right)]);
   t.true(arrivals.isReady(0));
   t.deepEqual(watched?.violations, []);

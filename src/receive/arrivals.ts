@@ -45,8 +45,8 @@ export class Arrivals {
   readonly #ready: Uint8Array;
   readonly #partials = new Map<number, PartialContent>();
   /**
-   * Contents that were ready or partly there and are no longer. Native cannot unlearn parts, so they
-   * stay Failed until the whole is back.
+   * Contents that were ready or partly there and are no longer: who had read of them may have read what is
+   * wrong. They stay Failed until the whole is back.
    */
   readonly #barred = new Set<number>();
   /** End of the last write for each large content: they follow one another. */
@@ -311,6 +311,8 @@ export class Arrivals {
     this.#digests.set(content, Buffer.alloc(32));
     await this.#digests.write([content]);
     this.#setParts(content, 0);
+    // Their file is gone, and another one begins with holes.
+    this.#template.forget(Uint32Array.of(content));
     this.#bar([content]);
     throw new WrongContentError(content, this.#toc.path(this.#toc.firstRow(content)));
   }

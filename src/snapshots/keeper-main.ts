@@ -82,6 +82,7 @@ function mark({ image: digest, what, numbers, errno }: MarkMessage): void {
     if (what === 'parts') image.template.markParts(list);
     else if (what === 'failed') image.template.markFailed(list, errno ?? EIO);
     else if (what === 'clear') image.template.clearFailed(list);
+    else if (what === 'forget') image.template.forget(list);
     else {
       image.template.markReady(list);
       for (const content of list) image.wants.delete(content);

@@ -11,7 +11,7 @@ import type { Opens, SessionFeatures, SessionStats, TemplateOptions } from '../n
  * with what it has mounted: containers go on reading what has arrived, and nothing more arrives in it. A keeper of
  * this version is started beside it, and mounts images anew for containers that start from then on.
  */
-export const KEEPER_VERSION = 2;
+export const KEEPER_VERSION = 3;
 
 /** How an image is to be mounted. */
 export interface KeptMountOptions {
@@ -27,7 +27,7 @@ export interface KeptMountOptions {
 export interface MarkMessage {
   op: 'mark';
   image: string;
-  what: 'ready' | 'parts' | 'failed' | 'clear';
+  what: 'ready' | 'parts' | 'failed' | 'clear' | 'forget';
   numbers: string;
   /** Of `failed`. */
   errno?: number;

@@ -198,9 +198,15 @@ test('parts of a content that is whole are not told: they have no file any more'
   template.markReady(Uint32Array.of(2));
   const told: string[] = [];
   const note = (what: string) => (numbers: Uint32Array) => told.push(`${what} ${[...numbers]}`);
-  const marks = { markReady: note('ready'), markParts: note('parts'), markFailed: note('failed') };
-  template.follow({ ...marks, clearFailed: note('clear') } as unknown as ContentMarks);
-  t.deepEqual(told, ['ready 2']);
+  const marks: ContentMarks = {
+    forget: note('forget'),
+    markReady: note('ready'),
+    markParts: note('parts'),
+    markFailed: note('failed'),
+    clearFailed: note('clear'),
+  };
+  template.follow(marks);
+  t.deepEqual(told, ['forget 0,1', 'ready 2']);
 });
 
 test('a wait is over with its last part, counted once, and not at all where it fails', (t) => {

@@ -333,6 +333,7 @@ export class Keeper {
       markParts: (parts) => mark('parts', parts),
       markFailed: (contents, errno) => mark('failed', contents, errno),
       clearFailed: (contents) => mark('clear', contents),
+      forget: (contents) => mark('forget', contents),
     };
   }
 

@@ -28,6 +28,8 @@ export class WaitTimes {
       markParts: look,
       markFailed: failed,
       clearFailed: () => undefined,
+      // Who waited goes on waiting.
+      forget: () => undefined,
     });
   }
 

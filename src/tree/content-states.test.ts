@@ -84,6 +84,47 @@ test('parts of a content that is lost do not count when it is waited for again',
   t.false(states.readable({ content: 1, firstPart: 0, lastPart: 1 }));
 });
 
+test('what is forgotten is waited for, and who waited goes on waiting', async (t) => {
+  const states = makeStates();
+  states.markParts(of(1));
+  const last = { content: 1, firstPart: 2, lastPart: 2 };
+  const wait = states.wait(last, 0, never);
+  const { epoch } = states;
+  states.forget(of(0, 1));
+  t.not(states.epoch, epoch);
+  t.is(states.state(1), CONTENT_STATE.Empty);
+  t.false(states.readable({ content: 1, firstPart: 0, lastPart: 0 }));
+  t.is(states.waiting(), 1);
+  states.markParts(of(2, 3));
+  await wait;
+  t.false(states.readable({ content: 1, firstPart: 0, lastPart: 0 }));
+  states.markReady(of(0, 1));
+  t.true(states.complete);
+  states.forget(of(0));
+  t.false(states.complete);
+});
+
+test('a table becomes the same as the one that is replayed on it, whatever it had', (t) => {
+  const [from, to] = [makeStates(), makeStates()];
+  to.markReady(of(0));
+  to.markParts(of(1, 2));
+  from.markParts(of(3));
+  from.replay(to);
+  t.is(to.state(0), CONTENT_STATE.Empty);
+  for (const part of [0, 1, 2]) {
+    const needed = { content: 1, firstPart: part, lastPart: part };
+    t.is(to.readable(needed), part === 2, `part ${part}`);
+  }
+  to.markFailed(of(0), ENOSPC);
+  from.markFailed(of(1), ENOSPC);
+  from.replay(to);
+  t.is(to.state(0), CONTENT_STATE.Empty);
+  t.is(to.state(1), CONTENT_STATE.Failed);
+  // Its parts are there still, and count when the disk has room again.
+  for (const states of [from, to]) states.clearFailed(of(1));
+  t.true(to.readable({ content: 1, firstPart: 2, lastPart: 2 }));
+});
+
 test('a wait has an end: its bound, or the end of who waits', async (t) => {
   const states = makeStates();
   const needed = { content: 0, firstPart: 0, lastPart: 0 };

@@ -58,19 +58,20 @@ export class ContentStates implements NativeTemplate {
   }
 
   /**
-   * Changes whenever a complete content is lost and whenever a failure is cleared: a file that was
-   * opened before may not be the one that is filled since.
+   * Changes whenever a complete content is lost, a failure is cleared, or what had arrived of a content is
+   * forgotten: a file that was opened before may not be the one that is filled since.
    */
   get epoch(): number {
     return this.#epoch;
   }
 
-  /** Marks on another table what is marked here. */
-  replay(other: Pick<NativeTemplate, 'markReady' | 'markParts' | 'markFailed'>): void {
+  /** Makes another table, whatever it holds, the same as this one. */
+  replay(other: Pick<NativeTemplate, 'forget' | 'markReady' | 'markParts' | 'markFailed'>): void {
     const ready: number[] = [];
+    const others: number[] = [];
     const failed = new Map<number, number[]>();
     for (const [content, state] of this.#states.entries()) {
-      if (state === CONTENT_STATE.RoLayer) ready.push(content);
+      (state === CONTENT_STATE.RoLayer ? ready : others).push(content);
       if (state !== CONTENT_STATE.Failed) continue;
       const errno = this.failure(content);
       failed.set(errno, [...(failed.get(errno) ?? []), content]);
@@ -79,8 +80,10 @@ export class ContentStates implements NativeTemplate {
     for (let part = 0; part < this.#toc.parts; part++) {
       // Those of a content that is whole have no file of their own any more.
       if (!this.#hasPart(part)) continue;
-      if (this.state(this.#toc.contentOfPart(part)) === CONTENT_STATE.Partial) parts.push(part);
+      if (this.state(this.#toc.contentOfPart(part)) !== CONTENT_STATE.RoLayer) parts.push(part);
     }
+    // It may have been told by somebody who had more than is there now.
+    if (others.length > 0) other.forget(Uint32Array.from(others));
     if (parts.length > 0) other.markParts(Uint32Array.from(parts));
     if (ready.length > 0) other.markReady(Uint32Array.from(ready));
     for (const [errno, contents] of failed) other.markFailed(Uint32Array.from(contents), errno);
@@ -223,6 +226,20 @@ export class ContentStates implements NativeTemplate {
         : CONTENT_STATE.Empty;
     }
     this.#epoch++;
+  }
+
+  forget(contents: Uint32Array): void {
+    let changed = false;
+    for (const content of contents) {
+      const before = this.#states[content];
+      if (before === CONTENT_STATE.Empty) continue;
+      changed = true;
+      if (before === CONTENT_STATE.RoLayer) this.#ready--;
+      this.#states[content] = CONTENT_STATE.Empty;
+      this.#failures.delete(content);
+      this.#forgetParts(content);
+    }
+    if (changed) this.#epoch++;
   }
 
   /** They were those of the file that is gone, and would be read as holes of the next one. */

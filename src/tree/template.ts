@@ -14,7 +14,7 @@ import { TemplateEntry } from './entry.ts';
 /** What keeps up with the contents' arrival somewhere else, such as in another process. */
 export type ContentMarks = Pick<
   NativeTemplate,
-  'markReady' | 'markParts' | 'markFailed' | 'clearFailed'
+  'markReady' | 'markParts' | 'markFailed' | 'clearFailed' | 'forget'
 >;
 
 /** Makes the native twin; tests give one that watches. */
@@ -100,6 +100,11 @@ export class Template {
   /** Failed contents are waited for again. */
   clearFailed(contents: Uint32Array): void {
     this.#all((twin) => twin.clearFailed(contents));
+  }
+
+  /** Nothing is there of the contents any more: reads of them wait. */
+  forget(contents: Uint32Array): void {
+    this.#all((twin) => twin.forget(contents));
   }
 
   /** Number of requests that wait for contents now, through all sessions. */

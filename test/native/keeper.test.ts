@@ -1,10 +1,13 @@
 // The keeper's process, spoken to as a daemon does: what it tells one that comes after another. What does not live
 // here: the daemon's end (src/snapshots/keeper.test.ts), and both under containerd (test/e2e/snapshotter.test.ts).
-import { readFile } from 'node:fs/promises';
+import { open, readFile, rm, writeFile } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import test from 'ava';
+import { pino } from 'pino';
+import { PART_BYTES } from '../../src/delta/toc-layout.ts';
 import { OPENS } from '../../src/native/index.ts';
+import { Keeper } from '../../src/snapshots/keeper.ts';
 import {
   encodeNumbers,
   type KeeperMessage,
@@ -13,6 +16,9 @@ import {
   Lines,
 } from '../../src/snapshots/keeper-protocol.ts';
 import { tryConnect } from '../../src/snapshots/keeper-socket.ts';
+import type { SessionRequest } from '../../src/tree/session.ts';
+import { Template } from '../../src/tree/template.ts';
+import { Actor } from './actor.ts';
 import { Fixture, Tree, until } from './fixture.ts';
 
 const KEEPER = new URL('../../src/snapshots/keeper-main.ts', import.meta.url).pathname;
@@ -63,11 +69,8 @@ class Daemon {
   }
 }
 
-test('a daemon that finds a mount is told its counters, though nothing has changed since', async (t) => {
-  const tree = new Tree();
-  tree.file('small', 'small content');
-  const fixture = await Fixture.make(t, tree);
-  await fixture.storeAll();
+/** A keeper for the contents of a fixture, and how a daemon is to have them mounted. */
+function startKeeper(fixture: Fixture) {
   const socket = join(fixture.dir, 'keeper.sock');
   // Under a sanitizer who loads the addon has its runtime preloaded.
   const preload = process.env.FIRSTLIGHT_TEST_PRELOAD;
@@ -80,8 +83,17 @@ test('a daemon that finds a mount is told its counters, though nothing has chang
     incomingDir: join(fixture.dir, 'incoming'),
     partialPrefix: fixture.partialPrefix,
   };
+  return { socket, places, mountPoint: join(fixture.dir, 'mnt') };
+}
+
+test('a daemon that finds a mount is told its counters, though nothing has changed since', async (t) => {
+  const tree = new Tree();
+  tree.file('small', 'small content');
+  const fixture = await Fixture.make(t, tree);
+  await fixture.storeAll();
+  const { socket, places, mountPoint } = startKeeper(fixture);
   const options: KeptMountOptions = {
-    mountPoint: join(fixture.dir, 'mnt'),
+    mountPoint,
     source: IMAGE,
     threads: 1,
     waitTimeoutMs: 20_000,
@@ -109,4 +121,97 @@ test('a daemon that finds a mount is told its counters, though nothing has chang
   await until('the counters', async () => second.isUnseen);
   second.close();
   t.pass();
+});
+
+/** Daemons one after the other, each with what it finds in the store. */
+async function daemonsOf(fixture: Fixture) {
+  const { socket, places, mountPoint } = startKeeper(fixture);
+  await until('the keeper listens', async () => {
+    const connection = await tryConnect(socket);
+    connection?.destroy();
+    return connection !== undefined;
+  });
+  const wants: number[] = [];
+  const request: SessionRequest = {
+    mountPoint,
+    source: IMAGE,
+    waitTimeoutMs: 20_000,
+    onWanted: (content) => wants.push(content),
+    onTimeout: () => undefined,
+    onClosed: () => undefined,
+  };
+  const next = async (found: (template: Template) => void) => {
+    const template = new Template(IMAGE, fixture.toc, undefined, places.digestsPath, places);
+    found(template);
+    const logFile = join(fixture.dir, 'keeper.log');
+    const log = pino({ level: 'silent' });
+    const keeper = new Keeper({ socket, logFile, threads: 1, passthrough: true, log });
+    await keeper.mount(template, request);
+    return { template, keeper };
+  };
+  return { next, wants, mountPoint };
+}
+
+const numbers = (...list: number[]) => Uint32Array.from(list);
+
+test('a content that has gone from the store while no daemon was there is fetched again', async (t) => {
+  const tree = new Tree();
+  tree.file('gone', 'what was there');
+  tree.file('stays', 'what stays');
+  const fixture = await Fixture.make(t, tree);
+  const [gone, stays] = [fixture.content('gone'), fixture.content('stays')];
+  await fixture.store([gone, stays]);
+  const { next, wants, mountPoint } = await daemonsOf(fixture);
+  const first = await next((template) => template.markReady(numbers(gone, stays)));
+  const actor = await Actor.start(fixture);
+  await actor.open(`${mountPoint}/stays`);
+  await first.keeper.close();
+  const digest = fixture.digest(gone);
+  await rm(join(fixture.dir, 'content', digest.slice(0, 2), digest.slice(2)));
+
+  const second = await next((template) => template.markReady(numbers(stays)));
+  t.is(await readFile(`${mountPoint}/stays`, 'utf8'), 'what stays');
+  actor.tell(`open ${mountPoint}/gone`);
+  await until('the second daemon hears of the reader', async () => wants.includes(gone));
+  await fixture.store([gone]);
+  second.template.markReady(numbers(gone));
+  const fd = Number((await actor.answer()).slice(3));
+  t.is((await actor.pread(fd, 0, 14)).toString(), 'what was there');
+  await second.keeper.close();
+});
+
+test('parts that a daemon had begun again are not read as holes after the next one has given up and tried again', async (t) => {
+  const tree = new Tree();
+  const large = Buffer.alloc(3 * PART_BYTES, 'large');
+  tree.file('large', large);
+  const fixture = await Fixture.make(t, tree);
+  const content = fixture.content('large');
+  const part = fixture.toc.firstPart(content);
+  const partial = join(fixture.dir, 'incoming', `${fixture.partialPrefix}.${content}`);
+  const { next, wants, mountPoint } = await daemonsOf(fixture);
+  await writeFile(partial, large.subarray(0, PART_BYTES));
+  const first = await next((template) => template.markParts(numbers(part)));
+  const actor = await Actor.start(fixture);
+  const fd = await actor.open(`${mountPoint}/large`);
+  t.deepEqual(await actor.pread(fd, 0, 5), large.subarray(0, 5));
+  // As the receiver does where the digests of the parts disagree; then it is killed.
+  await rm(partial);
+  first.template.forget(numbers(content));
+  first.template.markFailed(numbers(content), 5);
+  await first.keeper.close();
+
+  const second = await next(() => undefined);
+  second.template.markFailed(numbers(content), 5);
+  second.template.clearFailed(numbers(content));
+  const file = await open(partial, 'w');
+  await file.write(large.subarray(PART_BYTES, 2 * PART_BYTES), 0, PART_BYTES, PART_BYTES);
+  await file.close();
+  second.template.markParts(numbers(part + 1));
+  t.deepEqual(await actor.pread(fd, PART_BYTES, 5), large.subarray(PART_BYTES, PART_BYTES + 5));
+  actor.tell(`pread ${fd} 0 5`);
+  await until('the first part is asked for', async () => wants.includes(content));
+  await writeFile(partial, large);
+  second.template.markParts(numbers(part, part + 2));
+  t.is(await actor.answer(), `bytes ${large.subarray(0, 5).toString('hex')}`);
+  await second.keeper.close();
 });

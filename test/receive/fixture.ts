@@ -435,6 +435,15 @@ export class WatchingTemplate implements NativeTemplate {
     this.#change();
   }
 
+  forget(contents: Uint32Array): void {
+    for (const content of contents) {
+      this.states[content] = CONTENT_STATE.Empty;
+      const first = this.#toc.firstPart(content);
+      for (let i = 0; i < this.#toc.partCount(content); i++) this.arrivedParts.delete(first + i);
+    }
+    this.#change();
+  }
+
   state(content: number): number {
     return this.states[content]!;
   }
