@@ -126,7 +126,13 @@ export function validMs(core: Core, child: Child, id: number): number {
 export function isMapped(core: Core, file: FileNode): boolean {
   if (!file.mayBeMapped && !core.adopted.has(file)) return false;
   const where = whereIs(core, file);
-  if (where !== undefined && core.io.isHeldForWriting(where.fd, where.name)) return true;
+  try {
+    if (where !== undefined && core.io.isHeldForWriting(where.fd, where.name)) return true;
+  } catch {
+    // No descriptor is left, say. What was made or changed stays so, and must not be told as a failure: nobody
+    // keeps its attributes, and the next one who asks looks again.
+    return true;
+  }
   file.mayBeMapped = false;
   return false;
 }

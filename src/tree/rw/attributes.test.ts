@@ -8,6 +8,7 @@ import { AS_ROOT, errnoOfCall, ME, type Stage, stage, statOf } from './testing.t
 
 const test = AS_ROOT ? ava : ava.skip;
 const { O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } = flags;
+const { EMFILE } = constants.errno;
 
 /** A file capability (struct vfs_cap_data, revision 2): cap_net_raw. */
 const NET_RAW = Buffer.alloc(20);
@@ -250,6 +251,32 @@ test('attributes are not to be kept while a mapping outlives its descriptor, who
   t.is(valid(), 0);
   closeSync(fd);
   t.is(valid(), Number.POSITIVE_INFINITY);
+});
+
+test('a file that is there already is no error where no descriptor is left to look at it', (t) => {
+  const s = image(t);
+  const { isHeldForWriting } = s.io;
+  let left = 0;
+  const looked: number[] = [];
+  const io = Object.create(s.io) as typeof s.io;
+  io.isHeldForWriting = (dirfd, name) => {
+    looked.push(left);
+    if (left > 0) return isHeldForWriting(dirfd, name);
+    throw Object.assign(new Error('too many'), { errno: EMFILE, code: 'EMFILE' });
+  };
+  s.closeTree();
+  s.io = io;
+  s.tree = s.open();
+  const etc = s.node('etc');
+  const { entry, opened } = s.tree.create(etc, 'new', O_RDWR, 0o644, ME);
+  closeSync(opened.fd);
+  const { attributes, attrValidMs } = s.tree.link(entry.node, etc, 'again');
+  t.is(attributes[ATTR.nlink], 2);
+  t.is(attrValidMs, 0, 'who knows who writes to it');
+  t.is(s.tree.setattr(entry.node, { mode: 0o600 }).attrValidMs, 0);
+  t.true(looked.length >= 2);
+  left = 1;
+  t.is(s.tree.getattr(entry.node).attrValidMs, Number.POSITIVE_INFINITY);
 });
 
 test('what a truncation takes away is told to the kernel before the open is answered', async (t) => {
