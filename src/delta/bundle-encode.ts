@@ -22,7 +22,7 @@ import { FramePool } from './frame-pool.ts';
 import { readImageFacts } from './image-facts.ts';
 import { type Order, packOrder, planOrder, type Rank } from './order.ts';
 import { rangesFor } from './patch-plan.ts';
-import { checkOlds, findOlds, type Have, readBases } from './patch-sources.ts';
+import { type DamagedOld, findOlds, type Have, readBases } from './patch-sources.ts';
 import { type BaseRange, packRanges } from './patch-table.ts';
 import type { Toc } from './toc.ts';
 import { PART_BYTES } from './toc-layout.ts';
@@ -85,6 +85,8 @@ export interface EncodedBundle {
   id: string;
   /** Number of its frames that are patches. */
   patches: number;
+  /** Contents of bases that are damaged here: what could be patched against them travels as it is. */
+  damagedOlds: DamagedOld[];
 }
 
 /** Finds each content in the first base that has it; bases that give nothing are left out. */
@@ -353,8 +355,7 @@ async function syncDirectory(path: string): Promise<void> {
 export async function encodeBundle(input: EncodeInput, path: string): Promise<EncodedBundle> {
   checkInput(input);
   const have = findHave(input);
-  if (input.patches === true) findOlds(input, have);
-  await checkOlds(input, have);
+  const damagedOlds = input.patches === true ? await findOlds(input, have) : [];
   const order = planOrder(input.toc, (content) => have.base[content]! >= 0, input.ranks ?? []);
   const aside = `${path}.${randomBytes(6).toString('hex')}`;
   const bodyPath = `${aside}.body`;
@@ -376,7 +377,7 @@ export async function encodeBundle(input: EncodeInput, path: string): Promise<En
     await syncDirectory(dirname(path));
     const headerBytes = PREAMBLE_BYTES + header.length;
     const patches = body.frames.filter(({ kind }) => kind === FRAME_KIND.patch).length;
-    return { headerBytes, bytes: headerBytes + body.bytes, id, patches };
+    return { headerBytes, bytes: headerBytes + body.bytes, id, patches, damagedOlds };
   } finally {
     for (const file of files) await file.close();
     await rm(bodyPath, { force: true });

@@ -4,18 +4,8 @@ import test from 'ava';
 import fc from 'fast-check';
 import type { FirstlightError } from '../errors/errors.ts';
 import { difference, restore } from './difference.ts';
+import { noise } from './testing.ts';
 import { VarintWriter } from './varint.ts';
-
-/** Bytes that do not repeat, the same for the same seed. */
-function noise(bytes: number, seed: number): Buffer {
-  const data = Buffer.alloc(bytes);
-  let x = (seed * 2654435761 + 1) >>> 0;
-  for (let i = 0; i < bytes; i++) {
-    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
-    data[i] = x >>> 24;
-  }
-  return data;
-}
 
 /** True where the bytes come back from their difference. */
 function comesBack(old: Uint8Array, bytes: Uint8Array): boolean {

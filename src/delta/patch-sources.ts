@@ -1,4 +1,4 @@
-// The encoder's base contents: which of them stand behind what travels, that they are whole, and their
+// The encoder's base contents: which of them stand behind what travels, whether they are whole, and their
 // bytes. What does not live here: the choice itself (patch-plan.ts), and planning and writing frames
 // (bundle-encode.ts).
 import { createHash } from 'node:crypto';
@@ -18,8 +18,20 @@ export interface Have {
   olds: ReadonlyMap<number, OldContent>;
 }
 
-/** Finds what contents that travel can be patched against, in the bases that give most first. */
-export function findOlds(input: EncodeInput, have: Have): void {
+/** A content of a base that is not what its digest says, or is gone. */
+export interface DamagedOld {
+  /** Manifest digest, `sha256:...`. */
+  base: string;
+  /** Hex digest. */
+  content: string;
+}
+
+/**
+ * Finds what contents that travel can be patched against, in the bases that give most first. One that is damaged here
+ * is left out: a patch against it would fit nobody's. The worker's own are checked by what comes out.
+ * @returns those that are damaged, each once
+ */
+export async function findOlds(input: EncodeInput, have: Have): Promise<DamagedOld[]> {
   const { toc, bases } = input;
   const given = have.used.map(() => 0);
   const missing: number[] = [];
@@ -31,34 +43,48 @@ export function findOlds(input: EncodeInput, have: Have): void {
     .map((base, index) => ({ toc: base.toc, index, used: have.used.indexOf(base) }))
     .sort((a, b) => (given[b.used] ?? 0) - (given[a.used] ?? 0) || a.index - b.index);
   const olds = new Map<number, OldContent>();
+  const whole = new Map<string, boolean>();
+  const lost: DamagedOld[] = [];
   for (const [content, old] of findOldContents(toc, missing, places)) {
     const base = bases[old.base]!;
+    const digest = digestOf(base, old.content);
+    const hex = digest.toString('hex');
+    let isWhole = whole.get(hex);
+    if (isWhole === undefined) {
+      isWhole = await checkOld(input, digest, old.bytes);
+      whole.set(hex, isWhole);
+      if (!isWhole) lost.push({ base: base.digest, content: hex });
+    }
+    if (!isWhole) continue;
     let at = have.used.indexOf(base);
     if (at < 0) at = have.used.push(base) - 1;
     olds.set(content, { ...old, base: at });
   }
   have.olds = olds;
+  return lost;
 }
 
-/**
- * Refuses a base content that is damaged here: a patch against it would fit nobody's. The worker's own
- * are checked by what comes out.
- */
-export async function checkOlds(input: EncodeInput, have: Have): Promise<void> {
-  const checked = new Set<string>();
-  for (const { base, content, bytes } of have.olds.values()) {
-    const { digests } = have.used[base]!;
-    const digest = digests.subarray(content * DIGEST_BYTES, (content + 1) * DIGEST_BYTES);
-    const hex = digest.toString('hex');
-    if (checked.has(hex)) continue;
-    checked.add(hex);
-    const hash = createHash('sha256');
-    for (let at = 0; at < bytes; at += PART_BYTES) {
-      input.signal?.throwIfAborted();
+function digestOf(base: EncodeBase, content: number): Buffer {
+  return base.digests.subarray(content * DIGEST_BYTES, (content + 1) * DIGEST_BYTES);
+}
+
+/** What reading a content that is gone, or stands on bad blocks, fails with. */
+const LOST = ['ENOENT', 'EIO'];
+
+/** True where the content is what its digest says; false where it is damaged or gone. */
+async function checkOld(input: EncodeInput, digest: Buffer, bytes: number): Promise<boolean> {
+  const hex = digest.toString('hex');
+  const hash = createHash('sha256');
+  for (let at = 0; at < bytes; at += PART_BYTES) {
+    input.signal?.throwIfAborted();
+    try {
       hash.update(await input.readContent(hex, at, Math.min(PART_BYTES, bytes - at)));
+    } catch (error) {
+      if (LOST.includes((error as NodeJS.ErrnoException).code ?? '')) return false;
+      throw error;
     }
-    if (!hash.digest().equals(digest)) throw damaged(digest, 'is not what its digest says');
   }
+  return hash.digest().equals(digest);
 }
 
 /** Reads what a patch is coded against. */
@@ -70,9 +96,7 @@ export function readBases(
 ): Promise<Buffer> {
   const sizeOf = ({ base, content }: BaseRange) => have.used[base]!.toc.contentSize(content);
   return readBaseBytes(ranges, measureRanges(ranges, sizeOf, field), async (range, into) => {
-    const { digests } = have.used[range.base]!;
-    const at = range.content * DIGEST_BYTES;
-    const digest = digests.subarray(at, at + DIGEST_BYTES);
+    const digest = digestOf(have.used[range.base]!, range.content);
     const data = await input.readContent(digest.toString('hex'), range.offset, into.length);
     if (data.length !== into.length) throw damaged(digest, 'is shorter than it was');
     into.set(data);

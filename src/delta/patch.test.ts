@@ -13,24 +13,15 @@ import {
   asBase,
   baseBytesOf,
   bundleOf,
+  encodedOf,
   headerOf,
   imageOf,
+  noise,
   sha256Hex,
   type TestImage,
 } from './testing.ts';
 import { PART_BYTES } from './toc-layout.ts';
 import { compressAgainst } from './zstd.ts';
-
-/** Bytes that do not compress, the same for the same seed. */
-function noise(bytes: number, seed: number): Buffer {
-  const data = Buffer.alloc(bytes);
-  let x = (seed * 2654435761 + 1) >>> 0;
-  for (let i = 0; i < bytes; i++) {
-    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
-    data[i] = x >>> 24;
-  }
-  return data;
-}
 
 /** The same bytes with some replaced, here and there. */
 function changed(bytes: Buffer): Buffer {
@@ -163,17 +154,45 @@ test('what is not like its base travels as it is', async (t) => {
   t.deepEqual(kindsOf(patched), kindsOf(plain));
 });
 
-test('an old content that is damaged at the server is refused, before a patch is made of it', async (t) => {
-  const old = noise(100_000, 10);
+test('what could be patched against an old content that is damaged at the server travels as it is', async (t) => {
+  const [old, other] = [noise(100_000, 10), noise(100_000, 12)];
+  const base = imageOf({ lib: { data: old }, tool: { data: other } });
+  const image = imageOf({ lib: { data: changed(old) }, tool: { data: changed(other) } });
+  const given = { ...from(image, [base]), patches: true };
+  const { patch, zstd } = FRAME_KIND;
+  const gone = Object.assign(new Error('gone'), { code: 'ENOENT' });
+  const damages: ((bytes: number) => Buffer)[] = [
+    (bytes) => Buffer.alloc(bytes),
+    (bytes) => Buffer.alloc(bytes - 1),
+    () => {
+      throw gone;
+    },
+  ];
+  for (const damage of damages) {
+    const readContent: EncodeInput['readContent'] = async (digest, offset, bytes) =>
+      digest === sha256Hex(old) ? damage(bytes) : given.readContent!(digest, offset, bytes);
+    const made = await encodedOf(image, { ...given, readContent });
+    t.deepEqual(made.damagedOlds, [{ base: asBase(base).digest, content: sha256Hex(old) }]);
+    t.deepEqual(kindsOf(made.bundle), [zstd, patch]);
+    t.is((await contentsOf(made.bundle, [base])).size, 2);
+  }
+  // What is wrong with the machine is no damage.
+  const readContent = async () => {
+    throw Object.assign(new Error('too many'), { code: 'EMFILE' });
+  };
+  await t.throwsAsync(bundleOf(image, { ...given, readContent }), { message: 'too many' });
+});
+
+test('a base whose only like content is damaged is not named', async (t) => {
+  const old = noise(100_000, 13);
   const base = imageOf({ lib: { data: old } });
   const image = imageOf({ lib: { data: changed(old) } });
-  const hex = sha256Hex(old);
   const given = from(image, [base]);
   const readContent: EncodeInput['readContent'] = async (digest, offset, bytes) =>
-    digest === hex ? Buffer.alloc(bytes) : given.readContent!(digest, offset, bytes);
-  await t.throwsAsync(bundleOf(image, { ...given, readContent, patches: true }), {
-    message: new RegExp(`content sha256:${hex} is not what its digest says`),
-  });
+    digest === sha256Hex(old) ? Buffer.alloc(0) : given.readContent!(digest, offset, bytes);
+  const bundle = await bundleOf(image, { ...given, readContent, patches: true });
+  t.deepEqual(headerOf(bundle).bases, []);
+  t.true(bundle.equals(await bundleOf(image, given)));
 });
 
 test('patches are tried for so many bytes and no more, for those that travel first', async (t) => {

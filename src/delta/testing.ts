@@ -14,7 +14,12 @@ import {
   PREAMBLE_BYTES,
 } from './bundle.ts';
 import { decodeFrame, decodeHeader, parsePreamble } from './bundle-decode.ts';
-import { type EncodeBase, type EncodeInput, encodeBundle } from './bundle-encode.ts';
+import {
+  type EncodeBase,
+  type EncodedBundle,
+  type EncodeInput,
+  encodeBundle,
+} from './bundle-encode.ts';
 import { joinSections, packHeader, SECTIONS, type SectionName } from './bundle-header.ts';
 import { type BaseRange, measureRanges, readBaseBytes } from './patch-table.ts';
 import { Toc } from './toc.ts';
@@ -139,13 +144,32 @@ export async function withDirectory<T>(body: (directory: string) => Promise<T>):
   }
 }
 
-/** The bytes of an image's bundle. */
-export async function bundleOf(image: TestImage, more: Partial<EncodeInput> = {}): Promise<Buffer> {
+/** An image's bundle, and what the encoder says of it. */
+export async function encodedOf(
+  image: TestImage,
+  more: Partial<EncodeInput> = {},
+): Promise<EncodedBundle & { bundle: Buffer }> {
   return await withDirectory(async (directory) => {
     const path = join(directory, 'bundle');
-    await encodeBundle(inputOf(image, more), path);
-    return await readFile(path);
+    const made = await encodeBundle(inputOf(image, more), path);
+    return { ...made, bundle: await readFile(path) };
   });
+}
+
+/** The bytes of an image's bundle. */
+export async function bundleOf(image: TestImage, more: Partial<EncodeInput> = {}): Promise<Buffer> {
+  return (await encodedOf(image, more)).bundle;
+}
+
+/** Bytes that do not compress, the same for the same seed. */
+export function noise(bytes: number, seed: number): Buffer {
+  const data = Buffer.alloc(bytes);
+  let x = (seed * 2654435761 + 1) >>> 0;
+  for (let i = 0; i < bytes; i++) {
+    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
+    data[i] = x >>> 24;
+  }
+  return data;
 }
 
 /** Splits a bundle and decodes its header. */

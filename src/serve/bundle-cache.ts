@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
 import PQueue from 'p-queue';
 import { BUNDLE_VERSION } from '../delta/bundle.ts';
+import type { DamagedOld } from '../delta/patch-sources.ts';
 import { Toc } from '../delta/toc.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
@@ -71,6 +72,8 @@ export class BundleCache {
   readonly #patchQueue = new PQueue({ concurrency: 1 });
   /** Keys of bundles with patches that turned out to have none: to try again would give nothing. */
   readonly #patchless = new LRUCache<string, true>({ max: 10_000 });
+  /** Contents that have been found damaged, and told. */
+  readonly #damaged = new LRUCache<string, true>({ max: 10_000 });
   /** Computations under way, by key: whoever wants the same waits for the same. */
   readonly #running = new Map<string, Promise<BundleRecord | undefined>>();
   readonly #choice: BaseChoice;
@@ -299,11 +302,12 @@ export class BundleCache {
     const drop = () => blobs.dropScratch(scratch);
     const started = performance.now();
     try {
-      const { id, bytes, headerBytes, patches } = await encode(
+      const { id, bytes, headerBytes, patches, damagedOlds } = await encode(
         { image, bases, ranks: ranks?.data, contentDir: blobs.contentDir, patches: patched },
         path,
         AbortSignal.any([signal, this.#ending.signal]),
       );
+      this.#tellDamaged(damagedOlds);
       const now = Date.now();
       const record: BundleRecord = {
         id,
@@ -331,6 +335,18 @@ export class BundleCache {
         log.error({ image: image.digest, error }, 'a bundle cannot be computed');
       }
       throw error;
+    }
+  }
+
+  /** Each one once, however many bundles could stand on it. */
+  #tellDamaged(olds: readonly DamagedOld[]): void {
+    for (const { base, content } of olds) {
+      if (this.#damaged.has(content)) continue;
+      this.#damaged.set(content, true);
+      this.#o.log.error(
+        { content, image: base },
+        'a content is damaged; nothing is patched against it (remove the image with "firstlight image rm" and add it again)',
+      );
     }
   }
 

@@ -1,8 +1,10 @@
 // Bundles with patches on the server: computed behind everything, sent only to who can take them.
-import { readdir } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { chmod, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
+import { pino } from 'pino';
 import { FRAME_KIND, PREAMBLE_BYTES } from '../delta/bundle.ts';
 import { decodeHeader, parsePreamble } from '../delta/bundle-decode.ts';
 import type { ImageDetail } from '../delta/protocol.ts';
@@ -203,6 +205,34 @@ test('where nothing is alike there are no patches, and they are looked for once'
   }
   t.is(await metric(url, 'firstlight_patch_bundles_computed_total'), 1);
   t.is(await metric(url, 'firstlight_bundles_computed_total'), 3);
+});
+
+test('an old content that is damaged at the server costs its own patches, and one line of the log', async (t) => {
+  const lines: { content?: string }[] = [];
+  const log = pino({ level: 'error' }, { write: (line: string) => lines.push(JSON.parse(line)) });
+  const { url, dataDir } = await serve(t, { log });
+  await addRootfs(url, 'app:1', await version(1));
+  const old = noise(150_000, 1);
+  old.write('version 1', 1000);
+  const digest = createHash('sha256').update(old).digest('hex');
+  const path = join(dataDir, 'content', digest.slice(0, 2), digest.slice(2));
+  await chmod(path, 0o644);
+  await writeFile(path, Buffer.alloc(old.length));
+  await addRootfs(url, 'app:2', await version(2));
+  t.is((await patched(url, 'app:2')).patches.ready.length, 1);
+  const base = (await inspect(url, 'app:1')).digest;
+  const answer = await ask(deltaUrl(url, 'app:2', base), { headers: PATCH });
+  t.deepEqual(kindsOf(answer.body).toSorted(), [FRAME_KIND.zstd, FRAME_KIND.patch]);
+  t.true(answer.body.length < 200_000, `${answer.body.length} bytes`);
+  // Nothing is tried again, and the next version says no more of it than this one.
+  await ask(deltaUrl(url, 'app:2', base), { headers: PATCH });
+  await addRootfs(url, 'app:3', await version(3));
+  t.is((await patched(url, 'app:3')).patches.ready.length, 2);
+  t.is(await metric(url, 'firstlight_patch_bundles_computed_total'), 3);
+  t.deepEqual(
+    lines.map(({ content }) => content),
+    [digest],
+  );
 });
 
 test('a tag that moves: patches against the image that had it, and with its removal they go', async (t) => {
