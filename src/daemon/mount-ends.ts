@@ -16,7 +16,7 @@ export interface MountEndsOptions {
   transfers: Transfers;
   changes: Changes;
   log: Logger;
-  /** The mount is gone, or detached; what it held is about to be given back. */
+  /** The mount is gone, or detached, and so are its files; what it held is about to be given back. */
   ended(mount: Mount): void;
 }
 
@@ -67,8 +67,9 @@ export class MountEnds {
       await instance.teardown({ detach: true, keep });
       void instance.released.then(() => this.#released(id));
     }
-    this.#options.ended(mount);
+    // Before it counts as gone: the next mount of its name or at its place makes files of the same names.
     await this.#options.notes.remove(note);
+    this.#options.ended(mount);
     await this.#options.transfers.release(mount.receiver);
     mount.releaseIdle();
     mount.setGone();
