@@ -336,8 +336,8 @@ Clock::time_point Session::sweep_upcalls(Clock::time_point next) {
   for (const auto& caller : channel_->interrupted()) {
     if (!fatal_signal_pending(caller.tid)) {
       next = std::min(next, Clock::now() + kInterruptPoll);
-    } else if (channel_->end_held(caller.call, EINTR)) {
-      counters_.interrupted.fetch_add(1, std::memory_order_relaxed);
+    } else {
+      channel_->end_held(caller.call, EINTR, &counters_.interrupted);
     }
   }
   return next;

@@ -404,17 +404,17 @@ std::vector<UpcallChannel::Interrupted> UpcallChannel::interrupted() {
   return found;
 }
 
-bool UpcallChannel::end_held(uint64_t call, int error) {
+void UpcallChannel::end_held(uint64_t call, int error, std::atomic<uint64_t>* ended) {
   std::shared_ptr<Upcall> upcall;
   {
     std::lock_guard lock(mutex_);
     auto found = calls_.find(call);
-    if (found == calls_.end() || found->second->stage != Upcall::Stage::kHeld) return false;
+    if (found == calls_.end() || found->second->stage != Upcall::Stage::kHeld) return;
     upcall = std::move(found->second);
     calls_.erase(found);
   }
+  ended->fetch_add(1, std::memory_order_relaxed);
   refuse(upcall, error);
-  return true;
 }
 
 }  // namespace firstlight

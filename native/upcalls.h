@@ -152,8 +152,8 @@ class UpcallChannel {
   };
   /** Held requests whose caller got a signal. */
   std::vector<Interrupted> interrupted();
-  /** Ends a request that is held still; true where it was. */
-  bool end_held(uint64_t call, int error);
+  /** Ends a request that is held still, and counts it before its caller can tell of that. */
+  void end_held(uint64_t call, int error, std::atomic<uint64_t>* ended);
 
  private:
   explicit UpcallChannel(double number) : number_(number) {}

@@ -1,6 +1,6 @@
 // Requests of a writable session that wait: for contents, for the tree, for each other; and what ends
 // them.
-import { readdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import test from 'ava';
 import { sleep, until } from './fixture.ts';
 import { Snake } from './snake.ts';
@@ -63,12 +63,13 @@ test('kill -9 ends who waits for a content that the tree wants', async (t) => {
 
 test('kill -9 ends who waits for the tree; what it answers later is dropped', async (t) => {
   const world = await World.make(t, { ready: true });
-  await readdir(`${world.root}/lib`);
-  await world.toy('hold', 'Unlink', 'Create');
   const [one, two] = [await Snake.start(world.fixture), await Snake.start(world.fixture)];
+  // Whoever looks it up by its name needs the lock of the root, should the kernel have dropped the name.
+  await two.ask(`keep('lib', os.open('${world.root}/lib', os.O_RDONLY))`);
+  await world.toy('hold', 'Unlink', 'Create');
   one.tell(`os.unlink('${world.root}/small')`);
   await until('the upcall', async () => (await world.toy('held')) === 1);
-  two.tell(`os.open('${world.root}/lib/new', os.O_RDWR | os.O_CREAT)`);
+  two.tell("os.open('new', os.O_RDWR | os.O_CREAT, dir_fd=kept['lib'])");
   await until('both upcalls', async () => (await world.toy('held')) === 2);
   process.kill(one.pid, 'SIGKILL');
   t.is((await one.program.end).signal, 'SIGKILL');
