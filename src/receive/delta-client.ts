@@ -15,6 +15,7 @@ import { FirstlightError, isErrorKind } from '../errors/errors.ts';
 import { isDigest } from '../store/layout.ts';
 import { BodyReader } from './body-reader.ts';
 import { KeptLines, LINE_TIMES, type Line, type LineTimes } from './kept-lines.ts';
+import { ReaderRequests } from './reader-requests.ts';
 import { StreamLanes } from './stream-lanes.ts';
 import { PIPELINED, type PieceHead, StripedBody } from './striped.ts';
 
@@ -108,6 +109,7 @@ export class DeltaClient {
   readonly #makeLane: () => Lane;
   readonly #timeouts: Timeouts;
   readonly #kept: KeptLines;
+  readonly #readers = new ReaderRequests();
   /** Shortest time from a request to its answer's head so far, in ms: close to one round trip. */
   roundTripMs: number | undefined;
 
@@ -316,16 +318,25 @@ export class DeltaClient {
   }
 
   /**
-   * Bytes `from` to `to` (exclusive) of a bundle, or 'gone' where the server no longer has that one.
+   * Bytes `from` to `to` (exclusive) of a bundle, which a reader waits for, or 'gone' where the server no longer has
+   * that one.
    */
-  range(
+  async range(
     bundlePath: string,
     etag: string,
     from: number,
     to: number,
     signal?: AbortSignal,
   ): Promise<BodyReader | 'gone'> {
-    return this.#range(this.#freeConnection(), bundlePath, etag, { from, to }, signal);
+    const over = this.#readers.begin();
+    const follow = (body: Readable) => void body.once('close', over);
+    const connection = this.#freeConnection();
+    try {
+      return await this.#range(connection, bundlePath, etag, { from, to }, signal, follow);
+    } catch (error) {
+      over();
+      throw error;
+    }
   }
 
   #piecesOf(body: StripedBody, lanes: Lane[]): NonNullable<DeltaAnswer['pieces']> {
@@ -361,7 +372,7 @@ export class DeltaClient {
 
   /** @param mayShare  false as long as the other connections have something else to bring first */
   #streamLane(own: Lane, mayShare: () => boolean = () => true): StreamLane {
-    const lanes = new StreamLanes(own, this.#lanes, mayShare);
+    const lanes = new StreamLanes(own, this.#lanes, mayShare, () => this.#readers.wait);
     return {
       range: async (bundlePath, etag, from, to, signal) => {
         const { lane, follow, over } = lanes.next(to - from);

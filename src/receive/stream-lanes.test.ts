@@ -1,6 +1,7 @@
 // Which connections carry a stream.
 import { PassThrough } from 'node:stream';
 import test from 'ava';
+import { ReaderRequests } from './reader-requests.ts';
 import { type Carrier, StreamLanes } from './stream-lanes.ts';
 
 const KIB = 1 << 10;
@@ -26,6 +27,7 @@ test('its own connection comes first, then those that are idle, and then whichev
     all[0]!,
     all,
     () => true,
+    () => false,
     () => now,
   );
   t.true(all[0]!.taken);
@@ -72,6 +74,57 @@ test('little is left to its own connection, and so is all while the others have 
     t.is(lane.name, 4);
     over();
   }
+});
+
+test('while readers wait, one connection carries what is asked for anew: the fastest', async (t) => {
+  const all = makeLanes(8);
+  let [now, wait] = [1000, true];
+  const lanes = new StreamLanes(
+    all[0]!,
+    all,
+    () => true,
+    () => wait,
+    () => now,
+  );
+  const names = (count: number) =>
+    Array.from({ length: count }, () => lanes.next(300 * KIB).lane.name);
+  t.deepEqual(names(3), [0, 0, 0]);
+  wait = false;
+  const runs = [1, 2].map(() => lanes.next(300 * KIB));
+  t.deepEqual(
+    runs.map(({ lane }) => lane.name),
+    [1, 2],
+  );
+  const bodies = runs.map(({ follow }) => {
+    const body = new PassThrough();
+    follow(body);
+    return body;
+  });
+  now += 100;
+  await bring(bodies[0]!, 20 * KIB);
+  await bring(bodies[1]!, 200 * KIB);
+  wait = true;
+  t.deepEqual(names(3), [2, 2, 2]);
+  wait = false;
+  t.not(names(1)[0], 2);
+});
+
+test('readers wait from a request on until some time after its end', (t) => {
+  let now = 0;
+  const readers = new ReaderRequests(() => now);
+  t.false(readers.wait);
+  const [first, second] = [readers.begin(), readers.begin()];
+  now += 10_000;
+  first();
+  first();
+  now += 10_000;
+  t.true(readers.wait);
+  second();
+  t.true(readers.wait);
+  now += 299;
+  t.true(readers.wait);
+  now += 1;
+  t.false(readers.wait);
 });
 
 test('connections that are closed, busy or of another stream are left alone', (t) => {

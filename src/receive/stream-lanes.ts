@@ -6,6 +6,9 @@
 // most of them stop at some hundred segments, and which ones is chance: a stream that has drawn one of those
 // has a tenth of the line for seconds, while the others rest. Shared out by which connection will have brought
 // a run first, a stream has the windows of several together, and those that are wide bring more of it.
+//
+// On a line that is the bottleneck each connection gets the same share, so that a frame that a reader waits
+// for would have a fifth of it beside four of the stream. While readers wait, what is asked for anew goes over one.
 import type { Readable } from 'node:stream';
 
 /** A connection as a stream sees it. */
@@ -41,6 +44,7 @@ export class StreamLanes<L extends Carrier> {
   readonly #own: L;
   readonly #all: readonly L[];
   readonly #mayShare: () => boolean;
+  readonly #readersWait: () => boolean;
   readonly #loads = new Map<L, Load>();
   readonly #now: () => number;
   #released = false;
@@ -49,17 +53,20 @@ export class StreamLanes<L extends Carrier> {
    * @param own       is taken from now on
    * @param all       of which streams share out at most half: the rest are for what readers wait for, and headers
    * @param mayShare  false as long as nothing may be asked for over others than its own
+   * @param readersWait  true while something else is on its way that a reader waits for
    * @param now       a clock, in ms
    */
   constructor(
     own: L,
     all: readonly L[],
     mayShare: () => boolean,
+    readersWait: () => boolean = () => false,
     now: () => number = () => performance.now(),
   ) {
     this.#own = own;
     this.#all = all;
     this.#mayShare = mayShare;
+    this.#readersWait = readersWait;
     this.#now = now;
     this.#take(own);
   }
@@ -114,11 +121,23 @@ export class StreamLanes<L extends Carrier> {
     return brought / (busyMs + (runs === 0 ? 0 : this.#now() - busySince) + 1);
   }
 
+  /** Of those that have shown how fast they are; its own where none has. */
+  #fastest(): L {
+    let found = this.#own;
+    let most = 0;
+    for (const [lane, load] of this.#loads) {
+      const speed = this.#speed(load) ?? 0;
+      if (speed > most) [found, most] = [lane, speed];
+    }
+    return found;
+  }
+
   /** The one that will have brought the run first: one that has not been tried is taken for as fast as any. */
   #choose(bytes: number): L {
     const loads = [...this.#loads.values()];
     const underWay = loads.reduce((sum, load) => sum + load.bytes, 0);
     if (underWay + bytes < ALONE_BYTES || !this.#mayShare()) return this.#own;
+    if (this.#readersWait()) return this.#fastest();
     const best = Math.max(1, ...loads.map((load) => this.#speed(load) ?? 0));
     let found = this.#own;
     let soonest = Number.POSITIVE_INFINITY;

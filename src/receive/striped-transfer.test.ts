@@ -1,5 +1,5 @@
 import test from 'ava';
-import { makeImage, noise, someFiles } from '../../test/receive/fixture.ts';
+import { makeImage, noise, type SeenRequest, someFiles } from '../../test/receive/fixture.ts';
 import { assertWhole, LARGE, makeStage, SMALL } from '../../test/receive/stage.ts';
 import { deltaClientOf, Receiver, useConnections } from './receiver.ts';
 
@@ -65,6 +65,31 @@ test('what a reader has fetched out of order does not come again with the stream
     server.sentBytes <= bytes.length + (1 << 20),
     `${server.sentBytes} bytes came of ${bytes.length}`,
   );
+  await receiver.close();
+});
+
+test('beside what a reader waits for, a stream keeps to one connection', async (t) => {
+  const large = makeImage('beside', { zz: noise('zz', 14_000_000) });
+  const { store, server, templates, options } = await makeStage(t, large);
+  server.deltaRanges = true;
+  useConnections(store, 8);
+  const { bytes } = [...server.bundles.values()][0]!;
+  const isReaders = ({ range }: SeenRequest) => range !== undefined && range.to === bytes.length;
+  // What is waited for does not come, as long as the stream brings the rest.
+  server.fault = (request) => (isReaders(request) ? { stallAfter: 0 } : { rate: 5_000_000 });
+  const receiver = await Receiver.open(store, options({ timeouts: PATIENT }));
+  const { toc } = receiver;
+  const content = Array.from({ length: toc.contents }, (_, c) => c)[0]!;
+  const parts = toc.partCount(content);
+  receiver.wanted(content, parts - 1, parts - 1);
+  const [template] = templates;
+  await template!.until(() => template!.arrivedParts.size === parts - 1, 30_000);
+  // Behind what comes in pieces over all of them.
+  const inStream = server.requests.filter(
+    (request) => !isReaders(request) && request.range!.from > 6_000_000,
+  );
+  t.true(inStream.length >= 6, `${inStream.length} requests`);
+  t.is(new Set(inStream.map(({ connection }) => connection)).size, 1);
   await receiver.close();
 });
 
