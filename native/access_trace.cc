@@ -89,6 +89,11 @@ AccessTrace::Taken AccessTrace::take() {
   return {std::exchange(records_, std::move(empty)), std::exchange(lost_, 0)};
 }
 
+void AccessTrace::add_lost(uint64_t count) {
+  std::lock_guard lock(mutex_);
+  if (on()) lost_ += count;
+}
+
 AccessTrace::Large* AccessTrace::find(uint32_t row) const {
   Large* end = large_.get() + large_count_;
   Large* found = std::lower_bound(large_.get(), end, row,

@@ -55,6 +55,8 @@ class AccessTrace {
     uint64_t lost = 0;
   };
   Taken take();
+  /** Counts accesses that are known to have been missed. Any thread. */
+  void add_lost(uint64_t count);
 
   /** True where the file is opened for the first time; on the first call alone. */
   bool first_open(uint32_t row);

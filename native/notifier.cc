@@ -50,6 +50,8 @@ void Notifier::invalidate(uint64_t node, std::string name) {
 
 void Notifier::invalidate_attributes(uint64_t node) { send({Item::kAttributes, node, {}}); }
 
+void Notifier::invalidate_pages(uint64_t node) { send({Item::kPages, node, {}}); }
+
 void Notifier::mark(uint64_t mark) {
   std::lock_guard lock(mutex_);
   marks_.emplace_back(next_turn_, mark);

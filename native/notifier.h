@@ -39,6 +39,9 @@ class Notifier {
    * kernel takes no lock for it that a request may hold (fuse_reverse_inval_inode with a negative
    * offset). */
   void invalidate_attributes(uint64_t node);
+  /** The kernel forgets the cached pages of a node: by the calling thread, which waits for those
+   * that are being read. */
+  void invalidate_pages(uint64_t node);
   /** Calls `passed(mark)` when everything before it has been done. */
   void mark(uint64_t mark);
   /** Drops what has not been begun, marks excepted. `ended` tells when the threads are through:

@@ -362,7 +362,7 @@ void Session::end(uint8_t* scratch) {
   for (auto& parked : rest) finish(std::move(parked), scratch);
   if (channel_ != nullptr) channel_->session_ended(EIO);
   pool_.stop();
-  end_notifier();
+  end_helpers();
   events_->closed(error());
   std::lock_guard lock(mutex_);
   closed_ = true;
@@ -370,12 +370,18 @@ void Session::end(uint8_t* scratch) {
 }
 
 // A notification waits for a lock that a program may hold while it waits for a request that nobody
-// reads any more. Those are refused until the notification is through.
-void Session::end_notifier() {
+// reads any more; so may who watches opens, or is about to. Requests are refused until all of them
+// are through.
+void Session::end_helpers() {
   notifier_.stop();
-  if (notifier_.ended(milliseconds(0))) return;
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+    if (watch_ != nullptr) watch_->stop();
+  }
+  if (helpers_ended()) return;
   Scratch buffer(kWritableRequestBytes);
-  while (!notifier_.ended(kDrainPoll)) {
+  for (; !helpers_ended(); std::this_thread::sleep_for(kDrainPoll)) {
     ssize_t got;
     while ((got = transport_->receive_now(buffer.get(), kWritableRequestBytes)) > 0) {
       const auto* header = reinterpret_cast<const fuse_in_header*>(buffer.get());

@@ -28,6 +28,7 @@
 #include "handles.h"
 #include "negotiate.h"
 #include "notifier.h"
+#include "open_watch.h"
 #include "request.h"
 #include "template.h"
 #include "transport.h"
@@ -155,6 +156,18 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   /** Notes that bytes of a content, or a way to them, were given out. */
   void gave_content();
 
+  // What the kernel keeps to itself while opens are unseen, for a trace. These three may wait for
+  // requests that the lanes answer, or refuse at the end: neither on a lane nor on JavaScript's
+  // thread.
+  /** OpenWatch::start, once at a time (EALREADY). Its records are those of `trace`. */
+  int watch_opens(const std::string& mount_point, std::string* what);
+  /** Ends the watch when what has been opened before is recorded. */
+  void unwatch_opens();
+  /** The kernel forgets what it has cached of the files of several parts: it asks for it again. */
+  void forget_reads();
+  /** True from `watch_opens` until `unwatch_opens`. */
+  bool watches_opens();
+
   // WaitOwner
   void resume(std::unique_ptr<Parked> parked) override;
   void lost(uint32_t content) override;
@@ -166,7 +179,8 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   Clock::time_point sweep(uint8_t* scratch);
   Clock::time_point sweep_upcalls(Clock::time_point next);
   void end(uint8_t* scratch);
-  void end_notifier();
+  void end_helpers();
+  bool helpers_ended();
   void drop_pages(std::vector<uint32_t> contents);
 
   std::shared_ptr<Template> template_;
@@ -195,6 +209,9 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   ParkedList done_;             // waits that are over
   std::vector<uint32_t> lost_;  // contents whose pages the kernel is to forget
   bool look_ = false;           // something to look at before the next planned moment
+  std::shared_ptr<OpenWatch> watch_;
+  uint32_t guests_ = 0;  // threads of others that may wait for requests
+  bool ending_ = false;  // the lanes are gone: no more of those
   bool closed_ = false;
   std::string error_;  // first error of a lane
 };

@@ -74,4 +74,12 @@ class SessionBinding : public SessionEvents {
   SessionStats last_;
 };
 
+/** Of a JavaScript Session; throws and returns nullptr where it is none. */
+SessionBinding* unwrap_session(napi_env env, napi_value self);
+
+// session_watch_napi.cc: methods of Session.
+napi_value watch_opens(napi_env env, napi_callback_info info);
+napi_value unwatch_opens(napi_env env, napi_callback_info info);
+napi_value forget_reads(napi_env env, napi_callback_info info);
+
 }  // namespace firstlight

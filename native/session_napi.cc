@@ -24,18 +24,10 @@ constexpr uint32_t kLanesMax = 4;
 // An ordinary unmount waits so long for the session's end; a copy of the mount in another mount
 // namespace can keep it alive beyond.
 constexpr std::chrono::milliseconds kCloseBound{2000};
-
-SessionBinding* unwrap(napi_env env, napi_value self) {
-  bool is = false;
-  void* data = nullptr;
-  if (napi::type_of(env, self) != napi_object ||
-      napi_check_object_type_tag(env, self, &kTag, &is) != napi_ok || !is ||
-      napi_unwrap(env, self, &data) != napi_ok) {
-    napi::throw_argument(env, "not a Session");
-    return nullptr;
-  }
-  return static_cast<SessionBinding*>(data);
-}
+// So long an unmount is tried again while opens are watched.
+constexpr std::chrono::milliseconds kWatchBound{200};
+constexpr std::chrono::milliseconds kNextTry{2};
+constexpr std::chrono::milliseconds kNoTime{0};
 
 // Reads the options; on an error throws and returns false.
 bool read_options(napi_env env, napi_value options, SessionBinding* b) {
@@ -172,7 +164,7 @@ class StartJob : public napi::Job {
 
 napi_value start(napi_env env, napi_callback_info info) {
   Call<0> call(env, info);
-  SessionBinding* binding = unwrap(env, call.self);
+  SessionBinding* binding = unwrap_session(env, call.self);
   if (binding == nullptr) return nullptr;
   if (binding->state != SessionBinding::kNew) {
     return napi::throw_error(env, "EALREADY", "the session was started before");
@@ -197,8 +189,7 @@ class UnmountJob : public napi::Job {
 
   void run() override {
     if (session_->wait_closed(std::chrono::milliseconds(0))) return;
-    if (umount2(path_.c_str(), detach_ ? MNT_DETACH : 0) != 0) {
-      int error = errno;
+    if (int error = unmounted(); error != 0) {
       // Unmounted by somebody else at the same moment.
       if (error == EINVAL && session_->wait_closed(kCloseBound)) return;
       return fail(error, "umount " + path_);
@@ -214,6 +205,16 @@ class UnmountJob : public napi::Job {
   }
 
  private:
+  // 0 or a positive errno. An open that is just being recorded holds the mount for a moment.
+  int unmounted() {
+    auto until = Clock::now() + (session_->watches_opens() ? kWatchBound : kNoTime);
+    while (umount2(path_.c_str(), detach_ ? MNT_DETACH : 0) != 0) {
+      if (errno != EBUSY || Clock::now() >= until) return errno;
+      std::this_thread::sleep_for(kNextTry);
+    }
+    return 0;
+  }
+
   SessionBinding* binding_;
   std::shared_ptr<Session> session_;
   std::string path_;
@@ -253,7 +254,7 @@ napi_value resolved(napi_env env) {
 
 napi_value unmount(napi_env env, napi_callback_info info) {
   Call<1> call(env, info);
-  SessionBinding* binding = unwrap(env, call.self);
+  SessionBinding* binding = unwrap_session(env, call.self);
   if (binding == nullptr) return nullptr;
   if (binding->state == SessionBinding::kClosed) return resolved(env);
   if (binding->session == nullptr) return napi::throw_error(env, "EINVAL", "not mounted");
@@ -265,7 +266,7 @@ napi_value unmount(napi_env env, napi_callback_info info) {
 
 napi_value abort_session(napi_env env, napi_callback_info info) {
   Call<0> call(env, info);
-  SessionBinding* binding = unwrap(env, call.self);
+  SessionBinding* binding = unwrap_session(env, call.self);
   if (binding == nullptr) return nullptr;
   if (binding->session == nullptr) return resolved(env);
   auto job = std::make_unique<AbortJob>(binding);
@@ -275,7 +276,7 @@ napi_value abort_session(napi_env env, napi_callback_info info) {
 
 napi_value stats(napi_env env, napi_callback_info info) {
   Call<0> call(env, info);
-  SessionBinding* binding = unwrap(env, call.self);
+  SessionBinding* binding = unwrap_session(env, call.self);
   if (binding == nullptr) return nullptr;
   napi_value object = nullptr;
   napi_create_object(env, &object);
@@ -299,7 +300,7 @@ napi_value stats(napi_env env, napi_callback_info info) {
 
 napi_value set_tracing(napi_env env, napi_callback_info info) {
   Call<1> call(env, info);
-  SessionBinding* binding = unwrap(env, call.self);
+  SessionBinding* binding = unwrap_session(env, call.self);
   if (binding == nullptr) return nullptr;
   auto on = napi::get_boolean(env, call.arguments[0]);
   if (!on) return napi::throw_argument(env, "setTracing takes a boolean");
@@ -315,7 +316,7 @@ napi_value set_tracing(napi_env env, napi_callback_info info) {
 
 napi_value set_opens(napi_env env, napi_callback_info info) {
   Call<1> call(env, info);
-  SessionBinding* binding = unwrap(env, call.self);
+  SessionBinding* binding = unwrap_session(env, call.self);
   if (binding == nullptr) return nullptr;
   double number = napi::get_number(env, call.arguments[0]).value_or(-1);
   if (number != 0 && number != 1 && number != 2) {
@@ -331,7 +332,7 @@ napi_value set_opens(napi_env env, napi_callback_info info) {
 
 napi_value take_trace(napi_env env, napi_callback_info info) {
   Call<0> call(env, info);
-  SessionBinding* binding = unwrap(env, call.self);
+  SessionBinding* binding = unwrap_session(env, call.self);
   if (binding == nullptr) return nullptr;
   AccessTrace::Taken taken = binding->trace->take();
   size_t bytes = taken.records.size() * sizeof(AccessRecord);
@@ -363,6 +364,18 @@ napi_value probe(napi_env env, napi_callback_info) {
 
 }  // namespace
 
+SessionBinding* unwrap_session(napi_env env, napi_value self) {
+  bool is = false;
+  void* data = nullptr;
+  if (napi::type_of(env, self) != napi_object ||
+      napi_check_object_type_tag(env, self, &kTag, &is) != napi_ok || !is ||
+      napi_unwrap(env, self, &data) != napi_ok) {
+    napi::throw_argument(env, "not a Session");
+    return nullptr;
+  }
+  return static_cast<SessionBinding*>(data);
+}
+
 void init_session(napi_env env, napi_value exports) {
   auto method = [](const char* name, napi_callback callback) {
     return napi_property_descriptor{name,    nullptr, callback,     nullptr,
@@ -376,6 +389,9 @@ void init_session(napi_env env, napi_value exports) {
       method("setTracing", set_tracing),
       method("takeTrace", take_trace),
       method("setOpens", set_opens),
+      method("watchOpens", watch_opens),
+      method("unwatchOpens", unwatch_opens),
+      method("forgetReads", forget_reads),
   };
   napi_value made = nullptr;
   if (napi_define_class(env, "Session", NAPI_AUTO_LENGTH, construct, nullptr, std::size(methods),

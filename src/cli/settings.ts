@@ -78,7 +78,7 @@ export const SETTINGS = {
   opens: {
     type: ['auto', 'seen'],
     placeholder: 'MODE',
-    text: 'auto: files of a complete image are opened without asking; seen: traces can begin at any time',
+    text: 'auto: files of a complete image are opened without asking; seen: each open is a request',
     default: 'auto',
   },
   idle: {

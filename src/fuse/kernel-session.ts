@@ -132,6 +132,18 @@ export class KernelSession implements Session {
     return this.#unseenOpens ? this.#session.setOpens(opens) : true;
   }
 
+  watchOpens(): Promise<void> {
+    return this.#session.watchOpens();
+  }
+
+  unwatchOpens(): Promise<void> {
+    return this.#session.unwatchOpens();
+  }
+
+  forgetReads(): Promise<void> {
+    return this.#session.forgetReads();
+  }
+
   setTracing(on: boolean): void {
     this.#session.setTracing(on);
   }

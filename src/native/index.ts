@@ -192,6 +192,16 @@ export interface NativeSession {
    * @returns false where they are unseen already, which nothing changes
    */
   setOpens(opens: Opens): boolean;
+  /**
+   * Where opens are unseen: hears of those that the kernel makes (fanotify), and records them as others while
+   * tracing is on. Rejects with an errno as `code`: EPERM, ENOSYS, EMFILE and others where the kernel does not
+   * let it, ENODEV where the filesystem does not stand at its mount point any more.
+   */
+  watchOpens(): Promise<void>;
+  /** Ends that, when opens that have been made are recorded; also where it was not begun. */
+  unwatchOpens(): Promise<void>;
+  /** The kernel forgets what it has cached of files of several parts, so that it asks for it again. */
+  forgetReads(): Promise<void>;
   /** Takes what was recorded, also after the session's end. There is room for 65,536 records between two takes. */
   takeTrace(): TraceRecords;
 }

@@ -112,6 +112,10 @@ export class FsInstance {
   #recorder: Recorder | undefined;
   /** A trace is being recorded, or is about to be. */
   #isTraced = false;
+  /** Opens are unseen, and the session hears of them all the same. */
+  #watches = false;
+  /** Where the session is mounted. */
+  #own: OwnMount | undefined;
   #unwatchComplete: (() => void) | undefined;
   /** Turning recording on and off, one after the other. */
   #switching: Promise<unknown> = Promise.resolve();
@@ -207,6 +211,7 @@ export class FsInstance {
     this.#unwatchComplete = template.watchComplete(() => this.#tellOpens());
     this.#features = await session.start();
     const own = await OwnMount.at(mountPoint);
+    this.#own = own;
     this.#undo.push(async ({ detach }) => {
       if ((await own?.place()) !== 'gone') return session.unmount(detach === true);
       // One that is gone ends when its last user goes: the session tells. Until then it writes.
@@ -307,7 +312,8 @@ export class FsInstance {
    * Records this mount's accesses for a group, from the start where it has not begun, else from now
    * on. A run that is being recorded is finished first, and this one begins anew.
    * @returns path of the trace of the run before; undefined where there was none, or nothing seen
-   * @throws FirstlightError where the trace cannot be begun; 'unsupported' where opens are unseen
+   * @throws FirstlightError where the trace cannot be begun; 'unsupported' where opens are unseen, and the
+   * kernel does not tell of them
    */
   setOptimizerOn(group: string): Promise<string | undefined> {
     return this.#switch(async () => {
@@ -321,6 +327,7 @@ export class FsInstance {
         await this.#record(group);
         return path;
       } catch (error) {
+        await this.#unwatch();
         this.#endTraced();
         throw error;
       }
@@ -354,26 +361,48 @@ export class FsInstance {
   }
 
   async #record(group: string): Promise<void> {
-    const { traces, template, source, mountPoint, log } = this.#options;
+    const { traces, template, source, log } = this.#options;
     const session = this.#session;
     if (traces === undefined || session === undefined || !this.#retained) {
       throw new FirstlightError('unsupported', 'this mount cannot be recorded');
     }
     this.#isTraced = true;
-    if (!this.#tellOpens()) {
-      throw new FirstlightError(
-        'unsupported',
-        `nothing can be recorded of ${mountPoint}: the kernel opens its files without asking`,
-        { hint: 'mount it anew with --trace GROUP, or with --opens seen' },
-      );
-    }
+    if (!this.#tellOpens()) await this.#watch(session);
     const options = { sink: traces, group, image: source, template, session, log };
     this.#recorder = await Recorder.start(options);
+    // From the start of the recording on: what is read meanwhile is forgotten, too.
+    if (this.#watches) await session.forgetReads?.();
     this.#group = undefined;
     log.info({ group, trace: this.#recorder.id }, 'recording');
   }
 
+  /** Hears of opens that the kernel makes alone. @throws FirstlightError 'unsupported' where it cannot */
+  async #watch(session: Session): Promise<void> {
+    const { mountPoint } = this.#options;
+    try {
+      if (session.watchOpens === undefined) throw new Error('this session cannot');
+      if ((await this.#own?.place()) === 'gone') throw new Error('it was unmounted');
+      await session.watchOpens();
+      this.#watches = true;
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new FirstlightError(
+        'unsupported',
+        `nothing can be recorded of ${mountPoint}: the kernel opens its files without asking, and they cannot be watched (${reason})`,
+        { hint: 'mount it anew with --trace GROUP, or with --opens seen', cause },
+      );
+    }
+  }
+
+  async #unwatch(): Promise<void> {
+    if (!this.#watches) return;
+    this.#watches = false;
+    await this.#session?.unwatchOpens?.();
+  }
+
   async #stopRecording(): Promise<string | undefined> {
+    // First: what was opened before belongs to the trace.
+    await this.#unwatch();
     const recorder = this.#recorder;
     this.#group = undefined;
     this.#recorder = undefined;

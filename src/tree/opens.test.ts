@@ -32,6 +32,9 @@ class Told {
     return !this.unseen;
   };
   setTracing = (on: boolean) => this.said.push(on ? 'trace' : 'no trace');
+  watchOpens = async () => void this.said.push('watch');
+  unwatchOpens = async () => void this.said.push('unwatch');
+  forgetReads = async () => void this.said.push('forget reads');
   takeTrace = () => ({ accesses: [], lost: 0 });
   /** What was said since the last call. */
   heard(): string[] {
@@ -131,17 +134,34 @@ test('while a trace is recorded all opens are seen, from its start to its end', 
   await instance.teardown();
 });
 
+test('where the kernel opens alone its opens are watched, from the start of a trace to its end', async (t) => {
+  const { template, session, instance } = await world(t);
+  template.markReady(BOTH);
+  await instance.start();
+  session.heard();
+  session.unseen = true;
+  await instance.setOptimizerOn('late');
+  t.deepEqual(session.heard(), ['Seen', 'watch', 'trace', 'forget reads']);
+  await instance.setOptimizerOn('next');
+  t.deepEqual(session.heard(), ['unwatch', 'no trace', 'Seen', 'watch', 'trace', 'forget reads']);
+  await instance.setOptimizerOff();
+  t.deepEqual(session.heard(), ['unwatch', 'no trace', 'Unseen']);
+  await instance.teardown();
+});
+
 test('a trace that would see nothing is refused, and says what to do', async (t) => {
   const { template, session, instance } = await world(t);
   template.markReady(BOTH);
   await instance.start();
   session.heard();
   session.unseen = true;
+  session.watchOpens = () => Promise.reject(new Error('fanotify_mark: Operation not permitted'));
   const error = await t.throwsAsync(instance.setOptimizerOn('late'));
   t.like(error, {
     kind: 'unsupported',
     hint: 'mount it anew with --trace GROUP, or with --opens seen',
   });
+  t.regex(error!.message, /cannot be watched .*not permitted/);
   t.false(session.heard().includes('trace'));
   t.is(instance.optimizeGroup, undefined);
   await instance.teardown();
@@ -157,5 +177,8 @@ test('a trace that cannot be begun leaves opens as they were', async (t) => {
   };
   await t.throwsAsync(instance.setOptimizerOn('x'));
   t.deepEqual(session.heard(), ['Seen', 'Unseen']);
+  session.unseen = true;
+  await t.throwsAsync(instance.setOptimizerOn('x'));
+  t.deepEqual(session.heard(), ['Seen', 'watch', 'unwatch', 'Unseen']);
   await instance.teardown();
 });

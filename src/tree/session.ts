@@ -54,6 +54,15 @@ export interface Session {
    * @returns false where they are unseen already, for good
    */
   setOpens?(opens: Opens): boolean;
+  /**
+   * Where opens are unseen: hears of those that the kernel makes, for a trace.
+   * @throws an errno as `code`, where the kernel does not let it
+   */
+  watchOpens?(): Promise<void>;
+  /** Ends that, when opens that have been made are recorded. */
+  unwatchOpens?(): Promise<void>;
+  /** Reads of large files come again, also where the kernel has them cached. */
+  forgetReads?(): Promise<void>;
   /** Records first accesses from now on, as if nothing had been seen before; or stops. Also before `start`. */
   setTracing(on: boolean): void;
   /** What was recorded since the last call; also after the end. */

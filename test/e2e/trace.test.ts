@@ -4,10 +4,11 @@ import { mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
+import { canOpenAlone } from '../../src/fuse/opens.ts';
 import { loadTrace, loadTraces } from '../../src/trace/files.ts';
 import type { TraceItem, Tracer } from '../../src/trace/tracer.ts';
 import { busyboxImage } from '../lib/busybox-image.ts';
-import { must, until } from '../lib/proc.ts';
+import { Background, must, until } from '../lib/proc.ts';
 import { type SmallImage, smallImage } from '../lib/small-image.ts';
 import { Stage } from '../lib/stage.ts';
 
@@ -275,4 +276,134 @@ test.serial('run --trace records a container from its first file to its end', as
   // A static busybox is larger than a part: the pages that ran are told, in order.
   const { ranges, sizeBytes } = item(trace, 'bin/busybox');
   if (sizeBytes! > MIB) t.is(ranges![0]!.offsetBytes, 0);
+});
+
+// Where the kernel does not open alone, opens are seen, and the tests above are of that.
+const testUnseen = canOpenAlone() ? test.serial : test.serial.skip;
+
+for (const rw of ['off', 'overlay']) {
+  testUnseen(
+    `trace on and off where the kernel opens files without asking (rw ${rw})`,
+    async (t) => {
+      const { stage, image, traces } = await small(t);
+      const dir = await stage.mount('small:1', ['--rw', rw, '--wait']);
+      const wanted = [image.small[9]!, image.medium, image.large, image.small[2]!];
+      for (const path of wanted) await must('cat', [join(dir, path)]);
+      t.is((await stage.mountStatus(dir)).features?.opens, 'unseen');
+      const [on] = await stage.json<object[]>(['trace', 'on', dir, '--group', 'live']);
+      t.like(on, { directory: dir, group: 'live', path: null });
+      await must('cat', [join(dir, image.small[9]!)]);
+      // All of it is in the kernel's cache, and asked for again.
+      await readAt(join(dir, image.large), 5 * MIB, 4096);
+      await must('cat', [join(dir, image.medium)]);
+      await must('cat', [join(dir, image.small[9]!)]);
+      await must('cat', [join(dir, image.small[2]!)]);
+      const [off] = await stage.json<{ path: string }[]>(['trace', 'off', dir]);
+      const trace = await loadTrace(off!.path);
+      t.is(trace.group, 'live');
+      t.is(trace.lost, undefined);
+      t.deepEqual(
+        trace.seq.map(({ path }) => path),
+        [image.small[9], image.large, image.medium, image.small[2]],
+      );
+      for (const seen of trace.seq) {
+        t.like(seen, { waitNs: 0, arrivedNs: 0, digest: image.files.get(seen.path)!.sha256 });
+      }
+      const ranges = item(trace, image.large).ranges!;
+      // What the kernel reads ahead of a read in the middle is its affair.
+      t.true(
+        ranges.some((r) => r.offsetBytes <= 5 * MIB && 5 * MIB < r.offsetBytes + r.lengthBytes),
+      );
+      t.true(ranges.every((r) => r.offsetBytes >= 4 * MIB));
+
+      // Nothing goes on behind it, and the next one begins anew and ends with its mount.
+      await must('cat', [join(dir, image.small[50]!)]);
+      await stage.must(['trace', 'on', dir, '--group', 'next']);
+      await must('cat', [join(dir, image.small[2]!)]);
+      await stage.must(['umount', dir]);
+      const { traces: all } = await loadTraces(traces);
+      const next = all.find(({ tracer }) => tracer.group === 'next')!.tracer;
+      t.deepEqual(
+        next.seq.map(({ path }) => path),
+        [image.small[2]],
+      );
+    },
+  );
+}
+
+testUnseen('a container that runs is traced from now on, and the trace orders', async (t) => {
+  const stage = await Stage.open(t);
+  await stage.serve();
+  await stage.addImage(`rootfs:${await busyboxImage(stage.dir)}`, 'tiny:1');
+  // The image is complete before the container begins: what it runs has no passthrough.
+  await stage.mount('tiny:1', ['--rw', 'off', '--wait'], 'first');
+  const script =
+    'while [ ! -e /tmp/go ]; do sleep 0.1; done; cat /etc/passwd /etc/group > /tmp/copy; cat /tmp/copy';
+  const container = stage.start(['run', 'tiny:1', '--', 'sh', '-c', script]);
+  const dir = await until('the container opens files without us', async () => {
+    const { mounts } = await stage.status();
+    return mounts.find(({ rw, features }) => rw === 'overlay' && features?.opens === 'unseen')
+      ?.directory;
+  });
+  await stage.must(['trace', 'on', dir, '--group', 'box']);
+  await must('touch', [join(dir, 'tmp/go')]);
+  t.is((await container.ended).code, 0, container.stderr);
+  t.regex(container.stdout, /^root:x:0:0:.*logs:x:90:web$/ms);
+  const trace = await until('the trace is saved', async () => {
+    const { traces } = await loadTraces(join(stage.root, 'traces'));
+    return traces[0]?.tracer;
+  });
+  t.is(trace.group, 'box');
+  const paths = trace.seq.map(({ path }) => path);
+  // Its loop starts busybox again and again.
+  t.deepEqual(
+    paths.filter((path) => path !== 'bin/busybox'),
+    ['etc/passwd', 'etc/group'],
+  );
+  t.true(paths.includes('bin/busybox'));
+});
+
+testUnseen('opens that come faster than they are taken are counted as lost', async (t) => {
+  // More than the kernel keeps for a reader that is late.
+  const queued = Number(await readFile('/proc/sys/fs/fanotify/max_queued_events', 'utf8'));
+  const count = queued + 2000;
+  const stage = await Stage.open(t);
+  const tree = join(stage.dir, 'tree');
+  const make =
+    'import os, sys\nos.mkdir(sys.argv[1])\nfor i in range(int(sys.argv[2])): open(f"{sys.argv[1]}/{i}", "w").write("x")';
+  await must('python3', ['-c', make, tree, String(count)]);
+  const tar = join(stage.dir, 'many.tar');
+  await must('tar', ['-C', tree, '-cf', tar, '.']);
+  await stage.serve();
+  await stage.addImage(`rootfs:${tar}`, 'many:1');
+  const dir = await stage.mount('many:1', ['--rw', 'off', '--wait']);
+  // Opens alone: they need nothing of the daemon once the names are known.
+  const walk =
+    'import os, sys\nfor i in range(int(sys.argv[2])): os.close(os.open(f"{sys.argv[1]}/{i}", 0))';
+  await must('python3', ['-c', walk, dir, String(count)]);
+  t.is((await stage.mountStatus(dir)).features?.opens, 'unseen');
+  const recorded = async (): Promise<Tracer> => {
+    const [off] = await stage.json<{ path: string }[]>(['trace', 'off', dir]);
+    return loadTrace(off!.path);
+  };
+
+  await stage.must(['trace', 'on', dir]);
+  await must('python3', ['-c', walk, dir, String(count)]);
+  const whole = await recorded();
+  t.true(whole.seq.length === count || whole.lost! > 0, `${whole.seq.length} of ${count}`);
+  t.log(`${whole.seq.length} of ${count} opens, lost: ${whole.lost ?? 0}`);
+
+  // With nobody to take them; unless the kernel has let go of a name meanwhile and asks for it.
+  await stage.must(['trace', 'on', dir]);
+  const pid = await stage.daemonPid();
+  const stopped = new Background('python3', ['-c', walk, dir, String(count)]);
+  stage.onClose(async () => void (await stopped.ended));
+  process.kill(pid, 'SIGSTOP');
+  const alone = await Promise.race([stopped.ended.then(() => true), sleep(10_000, false)]);
+  process.kill(pid, 'SIGCONT');
+  await stopped.ended;
+  const cut = await recorded();
+  if (alone) t.true(cut.seq.length <= queued + 100, `${cut.seq.length} opens`);
+  t.true(cut.seq.length === count || cut.lost! > 0, `${cut.seq.length} of ${count}`);
+  t.log(`${cut.seq.length} of ${count} opens, lost: ${cut.lost ?? 0}, alone: ${alone}`);
 });

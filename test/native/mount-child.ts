@@ -33,6 +33,7 @@ export type Command =
   | { do: 'exit' }
   | { do: 'unmount'; mount: number; detach: boolean }
   | { do: 'abort' | 'stats' | 'takeTrace'; mount: number }
+  | { do: 'watchOpens' | 'unwatchOpens' | 'forgetReads'; mount: number }
   | { do: 'setTracing'; mount: number; on: boolean }
   | { do: 'setOpens'; mount: number; opens: Opens }
   | { do: 'toy'; mount: number; call: string; args: unknown[] }
@@ -112,6 +113,10 @@ async function obey(command: Command): Promise<unknown> {
       return sessions[command.mount]!.abort();
     case 'stats':
       return sessions[command.mount]!.stats();
+    case 'watchOpens':
+    case 'unwatchOpens':
+    case 'forgetReads':
+      return sessions[command.mount]![command.do]();
     case 'setTracing':
       return sessions[command.mount]!.setTracing(command.on);
     case 'setOpens':

@@ -1,0 +1,165 @@
+// The fanotify group, and the thread that reads it.
+#include "open_watch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace firstlight {
+
+namespace {
+
+// FILEID_INO64_GEN (linux/exportfs.h): what FUSE gives. Node id, high half first, and generation.
+constexpr int kHandleType = 0x81;
+constexpr size_t kHandleBytes = 12;
+// Larger than any handle of FUSE; a filesystem that wants more is another one.
+constexpr size_t kHandleRoom = 64;
+constexpr uint64_t kRootNode = 1;
+// Descriptors that are open at a time, one for each event of a read(2).
+constexpr size_t kEventsAtOnce = 64;
+
+uint64_t node_of_handle(int type, const uint8_t* bytes, size_t length) {
+  if (type != kHandleType || length != kHandleBytes) return 0;
+  uint32_t halves[2];
+  memcpy(halves, bytes, sizeof halves);
+  return uint64_t{halves[0]} << 32 | halves[1];
+}
+
+struct Handle {
+  int type = 0;
+  size_t length = 0;
+  uint8_t bytes[kHandleRoom];
+};
+
+// From memory: the kernel asks the session nothing for it. 0 or a positive errno.
+int handle_of(int fd, Handle* out) {
+  alignas(file_handle) uint8_t room[sizeof(file_handle) + kHandleRoom];
+  auto* handle = reinterpret_cast<file_handle*>(room);
+  handle->handle_bytes = kHandleRoom;
+  int mount_id;
+  if (name_to_handle_at(fd, "", handle, &mount_id, AT_EMPTY_PATH) != 0) return errno;
+  out->type = handle->handle_type;
+  out->length = handle->handle_bytes;
+  memcpy(out->bytes, handle->f_handle, out->length);
+  return 0;
+}
+
+}  // namespace
+
+OpenWatch::~OpenWatch() {
+  stop();
+  if (thread_.joinable()) thread_.join();
+}
+
+int OpenWatch::start(const std::string& mount_point, std::string* what) {
+  auto fail = [&](const char* step) {
+    *what = step + (" " + mount_point);
+    return errno;
+  };
+  UniqueFd root(open(mount_point.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!root) return fail("open");
+  Handle handle;
+  int error = handle_of(root.get(), &handle);
+  // Unmounted: this is the directory below.
+  if (error != 0 || node_of_handle(handle.type, handle.bytes, handle.length) != kRootNode) {
+    errno = ENODEV;
+    return fail("look at");
+  }
+  constexpr unsigned kGroup = FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK;
+  events_ = UniqueFd(fanotify_init(kGroup, O_RDONLY | O_LARGEFILE | O_CLOEXEC | O_NOATIME));
+  if (!events_) return fail("fanotify_init for");
+  wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_) return fail("eventfd for");
+  // An empty path would need AT_EMPTY_PATH, which this call does not know.
+  if (fanotify_mark(events_.get(), FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, root.get(), ".") !=
+      0) {
+    return fail("fanotify_mark");
+  }
+  std::lock_guard lock(mutex_);
+  if (stopping_) {
+    errno = ENODEV;
+    return fail("watch");
+  }
+  running_ = true;
+  thread_ = std::thread([this] { run(); });
+  return 0;
+}
+
+void OpenWatch::stop() {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return;
+  stopping_ = true;
+  uint64_t one = 1;
+  // It can only fail where it was never made, and nobody waits for it.
+  if (running_ && write(wake_.get(), &one, sizeof one) < 0) return;
+}
+
+bool OpenWatch::ended(std::chrono::milliseconds bound) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, bound, [&] { return !running_; });
+}
+
+void OpenWatch::run() {
+  pthread_setname_np(pthread_self(), "fl-opens");
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, nullptr);
+  pollfd polls[2] = {{events_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+  for (bool last = false; !last;) {
+    if (poll(polls, 2, -1) < 0) continue;  // EINTR: every signal is blocked, but for a debugger's
+    last = polls[1].revents != 0;
+    // Without the mark the queue has an end.
+    if (last) fanotify_mark(events_.get(), FAN_MARK_FLUSH | FAN_MARK_FILESYSTEM, 0, AT_FDCWD, "/");
+    while (take() && last) {
+    }
+  }
+  std::lock_guard lock(mutex_);
+  running_ = false;
+  changed_.notify_all();
+}
+
+// True where there may be more.
+bool OpenWatch::take() {
+  fanotify_event_metadata events[kEventsAtOnce];
+  ssize_t got = read(events_.get(), events, sizeof events);
+  if (got < 0) {
+    if (errno == EAGAIN) return false;
+    // An event for which there was no descriptor (EMFILE) is gone with the error.
+    if (errno != EINTR) trace_.add_lost(1);
+    return true;
+  }
+  for (auto* event = events; FAN_EVENT_OK(event, got); event = FAN_EVENT_NEXT(event, got)) {
+    if (event->vers != FANOTIFY_METADATA_VERSION || event->fd < 0) {
+      // FAN_Q_OVERFLOW: the kernel has dropped events, and does not say how many.
+      trace_.add_lost(1);
+      continue;
+    }
+    UniqueFd file(event->fd);
+    opened(file.get());
+  }
+  return got > 0;
+}
+
+void OpenWatch::opened(int fd) {
+  Handle handle;
+  if (handle_of(fd, &handle) != 0) return trace_.add_lost(1);
+  uint32_t row = row_of_handle(toc_, handle.type, handle.bytes, handle.length);
+  if (row == kNone || !trace_.first_open(row)) return;
+  trace_.record(AccessTrace::kOpenSeen, row, 0, 0, Clock::now(), {});
+}
+
+uint32_t OpenWatch::row_of_handle(const Toc& toc, int type, const uint8_t* bytes, size_t length) {
+  uint64_t node = node_of_handle(type, bytes, length);
+  if (node == 0 || node > toc.rows()) return kNone;
+  uint32_t row = static_cast<uint32_t>(node - 1);
+  return (toc.row(row).mode & S_IFMT) == S_IFREG ? row : kNone;
+}
+
+}  // namespace firstlight
