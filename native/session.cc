@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 
@@ -23,6 +24,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
+// The upper layer has room: nobody writes so much while forgets gather (UpcallChannel), so that no
+// program misses the space of files that have been removed.
+constexpr uint64_t kRoomBytes = uint64_t{256} << 20;
 // How often the signals of an interrupted caller are looked at: kill -9 must work within a second.
 constexpr milliseconds kInterruptPoll{100};
 // Requests are small where nothing is written (max_write is the least the kernel takes); names and
@@ -38,6 +42,11 @@ void block_signals() {
   sigfillset(&all);
   sigdelset(&all, wake_signal());
   pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
+bool has_room(int fd) {
+  struct statfs fs;
+  return fstatfs(fd, &fs) == 0 && fs.f_bavail >= kRoomBytes / static_cast<uint64_t>(fs.f_bsize);
 }
 
 // Descriptors that only save work take the lower half of those that there may be: what programs
@@ -331,7 +340,9 @@ Clock::time_point Session::sweep(uint8_t* scratch) {
   return channel_ == nullptr ? next : sweep_upcalls(next);
 }
 
-// The same for requests that the tree lets wait.
+// The same for requests that the tree lets wait; and what gathers for it. Of a layer that nobody
+// has shown us (hold_root) we do not know how full it is: then, as where it is nearly full, nothing
+// is put off.
 Clock::time_point Session::sweep_upcalls(Clock::time_point next) {
   for (const auto& caller : channel_->interrupted()) {
     if (!fatal_signal_pending(caller.tid)) {
@@ -340,6 +351,13 @@ Clock::time_point Session::sweep_upcalls(Clock::time_point next) {
       channel_->end_held(caller.call, EINTR, &counters_.interrupted);
     }
   }
+  Clock::time_point gathers_until = channel_->gathers_until();
+  if (gathers_until == Clock::time_point::max()) return next;
+  auto root = adopted_.root();
+  if (Clock::now() < gathers_until && root != nullptr && has_room(root->get())) {
+    return std::min(next, gathers_until);
+  }
+  channel_->end_gathering();
   return next;
 }
 

@@ -22,8 +22,16 @@ constexpr int kCreditMax = 64;
 constexpr int kHit = 1;
 constexpr int kMiss = 4;
 constexpr uint32_t kRetry = 16;
-// News for which the tree is woken: more of them would delay the next request by what they take.
-constexpr size_t kNewsMax = 16;
+// What nobody waits for, forgets and what lanes have done, gathers for so long from the first
+// forget on. A program that makes and removes files one after the other sends one with each: to
+// wake the tree's thread for it costs more than the file, and takes a CPU from the program. What is
+// put off with it is the space of removed files, so the housekeeper sees to it that there is enough
+// without (Session::sweep_upcalls).
+constexpr std::chrono::milliseconds kGather{20};
+// So much of it the tree is woken for at once: more would delay the next request by what it takes,
+// some 10 us each.
+constexpr size_t kForgetsMax = 128;
+constexpr size_t kNewsMax = 128;
 // News that wait at most, where the tree is busy elsewhere: each may hold a descriptor.
 constexpr size_t kNewsFull = 256;
 
@@ -82,6 +90,7 @@ std::vector<std::shared_ptr<Upcall>> UpcallChannel::take_all() {
   queue_.clear();
   forgets_.clear();
   news_.clear();
+  gathers_until_ = kNever;
   leases_.clear();
   queued_.store(0, std::memory_order_relaxed);
   for (auto& [call, upcall] : calls_) all.push_back(std::move(upcall));
@@ -99,31 +108,63 @@ void UpcallChannel::enqueue(std::shared_ptr<Upcall> upcall) {
 
 // Under the lock.
 void UpcallChannel::wake_tree() {
-  if (!std::exchange(signalled_, true)) wake_();
+  if (std::exchange(signalled_, true)) return;
+  wakes_.fetch_add(1, std::memory_order_relaxed);
+  wake_();
 }
 
 void UpcallChannel::forget(uint64_t node, uint64_t lookups) {
-  std::lock_guard lock(mutex_);
-  if (!attached_) return;
-  forgets_.push_back({node, lookups});
-  if (forgets_.size() == Upcall::kForgets) {
-    enqueue(take_forgets());
-  } else {
-    wake_tree();
+  {
+    std::lock_guard lock(mutex_);
+    if (!attached_) return;
+    forgets_.push_back({node, lookups});
+    if (!gather()) return;
   }
+  if (auto running = session()) running->look();
 }
 
-// One message of all that there are: nullptr where there are none. Under the lock.
+// True where the housekeeper is to plan by it. Under the lock.
+bool UpcallChannel::gather() {
+  // It is awake, and takes them before it sleeps.
+  if (signalled_) return false;
+  // Without a session there is no housekeeper that would wake it.
+  if (forgets_.size() >= kForgetsMax || session_.expired()) {
+    wake_tree();
+    return false;
+  }
+  if (gathers_until_ != kNever) return false;
+  gathers_until_ = std::chrono::steady_clock::now() + kGather;
+  return true;
+}
+
+std::chrono::steady_clock::time_point UpcallChannel::gathers_until() {
+  std::lock_guard lock(mutex_);
+  return gathers_until_;
+}
+
+void UpcallChannel::end_gathering() {
+  std::lock_guard lock(mutex_);
+  gathers_until_ = kNever;
+  // Else it has taken them meanwhile.
+  if (attached_ && !(forgets_.empty() && news_.empty())) wake_tree();
+}
+
 std::shared_ptr<Upcall> UpcallChannel::take_forgets() {
+  std::lock_guard lock(mutex_);
+  return pop_forgets();
+}
+
+// One message of as many as go into it; nullptr where there are none. Under the lock.
+std::shared_ptr<Upcall> UpcallChannel::pop_forgets() {
   if (forgets_.empty()) return nullptr;
   auto message = std::make_shared<Upcall>();
   message->numbers[0] = FUSE_FORGET;
   double* slot = message->numbers + Upcall::kArg;
-  for (const Forget& forget : forgets_) {
-    *slot++ = static_cast<double>(forget.node);
-    *slot++ = static_cast<double>(forget.lookups);
+  for (size_t i = 0; i < Upcall::kForgets && !forgets_.empty(); i++) {
+    *slot++ = static_cast<double>(forgets_.front().node);
+    *slot++ = static_cast<double>(forgets_.front().lookups);
+    forgets_.pop_front();
   }
-  forgets_.clear();
   count_.fetch_add(1, std::memory_order_relaxed);
   return message;
 }
@@ -167,7 +208,7 @@ std::shared_ptr<Upcall> UpcallChannel::take_next() {
   std::lock_guard lock(mutex_);
   std::shared_ptr<Upcall> next = pop_news();
   if (next == nullptr) next = pop();
-  if (next == nullptr) next = take_forgets();
+  if (next == nullptr) next = pop_forgets();
   if (next == nullptr) signalled_ = false;
   return next;
 }
@@ -175,6 +216,11 @@ std::shared_ptr<Upcall> UpcallChannel::take_next() {
 std::shared_ptr<Upcall> UpcallChannel::take_news() {
   std::lock_guard lock(mutex_);
   return pop_news();
+}
+
+size_t UpcallChannel::news() {
+  std::lock_guard lock(mutex_);
+  return news_.size();
 }
 
 // Under the lock.

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -95,6 +96,12 @@ class UpcallChannel {
   /** News of what lanes have done; nullptr where there are none. When the tree is inside its gate,
    * and before it works on a request: what `take_next` gave may be older than they are. */
   std::shared_ptr<Upcall> take_news();
+  /** News that there are now. */
+  size_t news();
+  /** Several nodes that the kernel has let go; nullptr where there are none. `take_next` gives them
+   * too, after everything else: this is for who needs to know first what they held. Inside the
+   * gate, when there are no news. */
+  std::shared_ptr<Upcall> take_forgets();
   TreeGate& gate() { return gate_; }
   /** Node ids that lanes may give to files; those of the lease before are used up first. */
   void lease_nodes(uint64_t first, uint32_t count);
@@ -111,6 +118,8 @@ class UpcallChannel {
   uint64_t still();
   /** Requests and messages so far. */
   uint64_t count() const { return count_.load(std::memory_order_relaxed); }
+  /** Times that the tree's thread was woken. */
+  uint64_t wakes() const { return wakes_.load(std::memory_order_relaxed); }
   /** Work of other threads that shall be seen by the tree's thread in order with the requests. */
   void post(uint64_t done);
   /** The session, as long as it runs. */
@@ -127,9 +136,14 @@ class UpcallChannel {
   void session_ended(int error);
   /** Sends a request to the tree. False: nobody is there, it is to be refused. */
   bool submit(std::shared_ptr<Upcall> upcall);
-  /** The kernel has let go of a node. Several go in one message, when the tree has nothing else to
-   * do, or when there are enough for one. Where nobody is there, nobody counts. */
+  /** The kernel has let go of a node. The tree hears of it when it has done all else for which it
+   * was woken; it is not woken for it at once (`gathers_until`), unless there are many. Where
+   * nobody is there, nobody counts. */
   void forget(uint64_t node, uint64_t lookups);
+  /** When the tree is to be woken for what has gathered by then; `max`: nothing has. */
+  std::chrono::steady_clock::time_point gathers_until();
+  /** That time has come, or is not to be waited for. */
+  void end_gathering();
   // A lane that makes a change in the tree's place, and keeps that out meanwhile.
   /** False: nobody is there to hear of it, or too much of what was done before has not been heard.
    * From here on the tree is not `still`. */
@@ -159,7 +173,8 @@ class UpcallChannel {
   explicit UpcallChannel(double number) : number_(number) {}
   void enqueue(std::shared_ptr<Upcall> upcall);
   void wake_tree();
-  std::shared_ptr<Upcall> take_forgets();
+  bool gather();
+  std::shared_ptr<Upcall> pop_forgets();
   std::shared_ptr<Upcall> pop_news();
   std::shared_ptr<Upcall> pop();
   bool worth_looking();
@@ -167,6 +182,7 @@ class UpcallChannel {
   void refuse(const std::shared_ptr<Upcall>& upcall, int error);
   std::vector<std::shared_ptr<Upcall>> take_all();
 
+  static constexpr auto kNever = std::chrono::steady_clock::time_point::max();
   struct Lease {
     uint64_t next;
     uint64_t end;
@@ -175,6 +191,7 @@ class UpcallChannel {
   const double number_;
   TreeGate gate_;
   std::atomic<uint64_t> count_{0};
+  std::atomic<uint64_t> wakes_{0};
   std::mutex mutex_;
   std::function<void()> wake_;
   bool attached_ = false;
@@ -191,8 +208,9 @@ class UpcallChannel {
     uint64_t node;
     uint64_t lookups;
   };
-  std::vector<Forget> forgets_;
+  std::deque<Forget> forgets_;
   std::deque<std::shared_ptr<Upcall>> news_;
+  std::chrono::steady_clock::time_point gathers_until_ = kNever;
   std::deque<Lease> leases_;
   uint32_t changing_ = 0;  // lanes between begin_change and end_change
 

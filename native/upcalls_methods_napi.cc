@@ -386,6 +386,13 @@ napi_value count(napi_env env, napi_callback_info info) {
   return napi::make_number(env, number);
 }
 
+napi_value wakes(napi_env env, napi_callback_info info) {
+  Method m(env, info);
+  if (!m) return nullptr;
+  double number = m.channel() == nullptr ? 0 : static_cast<double>(m.channel()->wakes());
+  return napi::make_number(env, number);
+}
+
 napi_value close_(napi_env env, napi_callback_info info) {
   Method m(env, info);
   if (!m) return nullptr;
@@ -428,6 +435,7 @@ std::vector<napi_property_descriptor> upcalls_methods() {
       method("invalidateAttributes", invalidate_attributes),
       method("invalidated", invalidated),
       method("count", count),
+      method("wakes", wakes),
       method("close", close_),
   };
 }

@@ -59,11 +59,25 @@ void call_handler(UpcallsBinding* b, const std::shared_ptr<Upcall>& upcall) {
   if (upcall->call != 0) channel->hold(upcall);
 }
 
+// What it asks for is what removed files hold, too.
+bool tells_of_space(const Upcall& upcall) {
+  return upcall.opcode == FUSE_STATFS || upcall.opcode == FUSE_SYNCFS;
+}
+
 // A request, after all that lanes have done before it.
 void call_for_request(UpcallsBinding* b, const std::shared_ptr<Upcall>& upcall) {
   std::shared_ptr<UpcallChannel> channel = b->channel;
+  // What there is by now, while lanes may go on: to enter it asks nothing of the layer. Inside,
+  // only what has come meanwhile is left.
+  for (size_t left = channel->news(); left > 0; left--) {
+    if (auto news = channel->take_news()) call_handler(b, news);
+  }
   TreeInside inside(channel->gate());
   while (auto news = channel->take_news()) call_handler(b, news);
+  // Not before: they may be of files that it has just heard of.
+  if (tells_of_space(*upcall)) {
+    while (auto forgets = channel->take_forgets()) call_handler(b, forgets);
+  }
   // The handler has closed it, should it have died over the news.
   if (b->channel != nullptr) call_handler(b, upcall);
 }

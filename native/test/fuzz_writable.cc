@@ -320,6 +320,10 @@ struct World {
     features.writable = true;
     features.setxattr_ext = random() % 2 == 0;
     if (random() % 8 != 0) wild = std::make_unique<WildTree>(channel, store, random());
+    // Where it is shown, forgets gather.
+    if (random() % 2 == 0) {
+      channel->hold_root(UniqueFd(open(store.dir().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
+    }
     session = std::make_shared<Session>(tree, std::move(made), features, random() % 20, &events, 3,
                                         std::make_shared<AccessTrace>(), channel);
     session->run();

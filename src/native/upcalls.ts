@@ -279,6 +279,8 @@ export interface NativeUpcalls {
   invalidated(): Promise<void>;
   /** Counters for the metrics: upcalls so far. */
   count(): number;
+  /** Times that this thread was woken for them. */
+  wakes(): number;
   /** Detaches: requests that would be upcalls end with EIO from then on. */
   close(): void;
 }

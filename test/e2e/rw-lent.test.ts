@@ -1,7 +1,7 @@
 // New files, and their removal, as native threads do it for the writable tree: what programs see of them is
 // what a plain directory shows, whoever makes them and whatever else is done at the same time; and nothing
 // is lost with the daemon. How often the tree is asked stands here too.
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
@@ -22,7 +22,7 @@ test.after.always(() => rm(shared, { recursive: true, force: true }));
 async function mounted(stage: Stage): Promise<string> {
   await stage.serve();
   await stage.addImage(`rootfs:${image.tar}`, 'small:1');
-  return stage.mount('small:1', ['--rw', 'fuse']);
+  return stage.mount('small:1', ['--rw', 'fuse', '--wait']);
 }
 
 const python = (directory: string, script: string, ...args: string[]) =>
@@ -69,6 +69,55 @@ for i in range(${files}):
     t.is((await stage.mountStatus(dir)).tree?.failures, 0);
   },
 );
+
+const FILES = 40;
+const FILE_BYTES = 1 << 20;
+const SPACE = `
+import os, sys
+for i in range(${FILES}):
+    if sys.argv[1] == 'make': open(f'f{i}', 'wb').write(b'x' * ${FILE_BYTES})
+    else: os.unlink(f'f{i}')
+if sys.argv[1] != 'remove quietly':
+    fs = os.statvfs('.')
+    print(fs.f_bavail * fs.f_frsize)
+`;
+
+for (const { what, size } of [
+  { what: 'has room', size: '2g' },
+  // Less than there has to be where anything is put off (kRoomBytes of native/session.cc).
+  { what: 'is small', size: '200m' },
+]) {
+  test.serial(
+    `the space of removed files comes back when nothing more is asked, on a disk that ${what}`,
+    async (t) => {
+      const stage = await Stage.open(t);
+      await mkdir(stage.root);
+      await must('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', stage.root]);
+      stage.onClose(async () => {
+        await stage.run(['daemon', '--stop']);
+        await must('umount', [stage.root]);
+      });
+      const dir = join(await mounted(stage), 'new');
+      await mkdir(dir);
+      const free = async () => {
+        const { bavail, bsize } = await statfs(stage.root);
+        return bavail * bsize;
+      };
+      const before = await free();
+      await python(dir, SPACE, 'make');
+      t.true(before - (await free()) >= FILES * FILE_BYTES);
+      const told = Number(await python(dir, SPACE, 'remove'));
+      // The kernel itself lets some FORGETs wait for a few requests.
+      const late = before - told - 10 * FILE_BYTES;
+      t.true(late <= 0, `${late} bytes too many were in use when it was asked in the mount`);
+      const back = async () => before - (await free()) < FILE_BYTES;
+      await until('the space is back', back);
+      await python(dir, SPACE, 'make');
+      await python(dir, SPACE, 'remove quietly');
+      await until('the space is back that nobody has asked for', back);
+    },
+  );
+}
 
 test.serial('files that stay are looked at and opened again without the tree', async (t) => {
   const stage = await Stage.open(t);

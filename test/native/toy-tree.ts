@@ -112,6 +112,10 @@ export class ToyTree {
         return this.#undelivered;
       case 'count':
         return this.#native.count();
+      case 'wakes':
+        return this.#native.wakes();
+      case 'holdRoot':
+        return this.#native.holdRoot(openSync(args[0] as string, constants.O_DIRECTORY));
       case 'close':
         return this.#native.close();
       case 'node':
@@ -315,6 +319,8 @@ export class ToyTree {
 
   #forget(node: number): void {
     const file = this.#files.get(node);
+    // One that native has made and adopted.
+    if (file === undefined) this.#native.disown(node);
     if (file?.fd === undefined) return;
     closeSync(file.fd);
     this.#files.delete(node);

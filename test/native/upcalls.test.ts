@@ -1,7 +1,17 @@
 // A writable session against the kernel, with a toy for a tree: what becomes an upcall, how written
 // files are opened, and what diverged nodes show.
 import { execFileSync } from 'node:child_process';
-import { chmod, lstat, mkdir, readdir, readFile, rmdir, stat, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  lstat,
+  mkdir,
+  readdir,
+  readFile,
+  readlink,
+  rmdir,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { FIRST_OWN_NODE, IN, OPEN_AS } from '../../src/native/upcalls.ts';
@@ -474,6 +484,56 @@ for i in range(${files}): os.unlink(f'f{i}')
   t.log(`${held} descriptors more, ${made - (await readdir(upper)).length} files removed`);
   t.true(held > 0, 'some were removed meanwhile');
   t.true(held <= 300, `${held} descriptors more`);
+});
+
+/** Milliseconds that forgets gather for before the tree is woken. */
+const GATHER_MS = 20;
+
+test('files that come and go wake the tree a few times, not each', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const upper = `${world.fixture.dir}/lent`;
+  await mkdir(upper);
+  const files = 1000;
+  await world.toy('thaw', 1);
+  await world.toy('lease', LEASED, files);
+  await world.toy('holdRoot', upper);
+  await world.toy('adoptDirectory', 1, upper);
+  await world.toy('lend', 1, upper, 0, 1);
+  const script = `
+import os, sys, time
+os.chdir(sys.argv[1])
+start = time.monotonic()
+for i in range(${files}):
+    os.close(os.open(f'f{i}', os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    os.unlink(f'f{i}')
+print(time.monotonic() - start)
+`;
+  await world.seen();
+  const before = (await world.toy('wakes')) as number;
+  const program = world.fixture.start('python3', '-c', script, world.root);
+  t.is((await program.end).code, 0, program.err);
+  const wakes = ((await world.toy('wakes')) as number) - before;
+  const deleted = async () => {
+    const fds = `/proc/${world.fixture.child.pid}/fd`;
+    const links = (await readdir(fds)).map((fd) => readlink(`${fds}/${fd}`).catch(() => ''));
+    return (await Promise.all(links)).filter((path) => path.endsWith(' (deleted)')).length;
+  };
+  const seen: Seen[] = [];
+  // No request comes any more, and yet it hears of all of them.
+  await until('every FORGET', async () => {
+    seen.push(...(await world.seen()));
+    const forgets = seen.filter(({ op }) => op === 'Forget');
+    const nodes = forgets.flatMap(({ numbers }) => numbers.slice(IN.arg)).filter((n) => n > 1);
+    return nodes.length === files;
+  });
+  await until('the files are closed', async () => (await deleted()) === 0);
+  const requests = seen.filter(({ op }) => !['Created', 'Removed', 'Forget'].includes(op)).length;
+  t.true(requests < files / 10, `${requests} requests for ${files} files`);
+  const ms = Number(program.out) * 1000;
+  // Two pieces of news and a FORGET each; when there are 128, or the time is over.
+  const most = (3 * files) / 128 + ms / GATHER_MS + requests + 2;
+  t.log(`${wakes} times for ${files} files in ${Math.round(ms)} ms, ${requests} requests`);
+  t.true(wakes <= most, `${wakes} times for ${files} files in ${ms} ms, ${requests} requests`);
 });
 
 test('files that are not open leave descriptors for those that are', async (t) => {
