@@ -14,6 +14,7 @@ import {
 import { FirstlightError, isErrorKind } from '../errors/errors.ts';
 import { isDigest } from '../store/layout.ts';
 import { BodyReader } from './body-reader.ts';
+import { SILENT_MS } from './frame-stream.ts';
 import { KeptLines, LINE_TIMES, type Line, type LineTimes } from './kept-lines.ts';
 import { ReaderRequests } from './reader-requests.ts';
 import { StreamLanes } from './stream-lanes.ts';
@@ -28,6 +29,8 @@ export interface Timeouts {
   headMs: number;
   /** Between two pieces of a body. */
   idleMs: number;
+  /** A stream goes on over another connection where one brings nothing for so long; SILENT_MS where absent. */
+  silentMs?: number;
   /** How connections are kept between requests. */
   lines?: LineTimes;
 }
@@ -86,6 +89,8 @@ export interface StreamLane {
     to: number,
     signal: AbortSignal,
   ): Promise<BodyReader | 'gone'>;
+  /** As Timeouts has it. */
+  readonly silentMs: number;
   release(): void;
 }
 
@@ -372,8 +377,11 @@ export class DeltaClient {
 
   /** @param mayShare  false as long as the other connections have something else to bring first */
   #streamLane(own: Lane, mayShare: () => boolean = () => true): StreamLane {
-    const lanes = new StreamLanes(own, this.#lanes, mayShare, () => this.#readers.wait);
+    const { silentMs = SILENT_MS } = this.#timeouts;
+    const readersWait = () => this.#readers.wait;
+    const lanes = new StreamLanes(own, this.#lanes, mayShare, readersWait, silentMs);
     return {
+      silentMs,
       range: async (bundlePath, etag, from, to, signal) => {
         const { lane, follow, over } = lanes.next(to - from);
         lane.usedAt = performance.now();

@@ -1,4 +1,4 @@
-import { Readable } from 'node:stream';
+import { PassThrough, Readable } from 'node:stream';
 import test from 'ava';
 import { encode, makeImage, someFiles } from '../../test/receive/fixture.ts';
 import { PREAMBLE_BYTES } from '../delta/bundle.ts';
@@ -162,4 +162,71 @@ test('an error of any run, and a bundle that is gone, end it and give the connec
     t.is(released, 1, fault);
     t.is(aborted, asks, fault);
   }
+});
+
+test('where a connection falls silent, its frames come over another, and those behind it follow', async (t) => {
+  for (const bytesBefore of [undefined, 0, 200_000]) {
+    const { plan, bytes } = await makePlan();
+    const asked: { from: number; to: number; signal: AbortSignal }[] = [];
+    const stream = new FrameStream(
+      plan,
+      async (from, to, signal) => {
+        asked.push({ from, to, signal });
+        if (asked.length !== 2) return reader(bytes.subarray(from, to));
+        // Nothing, a head, or some bytes: and then silence.
+        if (bytesBefore === undefined) return new Promise(() => undefined);
+        const body = new PassThrough();
+        body.write(bytes.subarray(from, from + bytesBefore));
+        return new BodyReader(body, (error) => error as Error);
+      },
+      () => undefined,
+      undefined,
+      50,
+    );
+    const came = await takeAll(stream, plan, () => undefined);
+    t.deepEqual(
+      came,
+      plan.frames.map(({ index }) => index),
+    );
+    t.deepEqual(
+      asked.map(({ signal }) => signal.aborted),
+      asked.map((_, i) => i === 1),
+    );
+    const again = asked.filter(
+      ({ from, to }, i) => i !== 1 && from >= asked[1]!.from && to <= asked[1]!.to,
+    );
+    t.is(again.length, 1);
+    t.is(again[0]!.to, asked[1]!.to);
+  }
+});
+
+test('one that was only slow is waited for where the other does not come', async (t) => {
+  const { plan, bytes } = await makePlan();
+  const slow = new PassThrough();
+  const signals: AbortSignal[] = [];
+  let askedAgain = false;
+  const stream = new FrameStream(
+    plan,
+    async (from, to, signal) => {
+      signals.push(signal);
+      if (signals.length === 1) {
+        slow.write(bytes.subarray(from, from + 1000));
+        setTimeout(() => slow.end(bytes.subarray(from + 1000, to)), 300);
+        return new BodyReader(slow, (error) => error as Error);
+      }
+      if (from > plan.frames[0]!.offset) return reader(bytes.subarray(from, to));
+      askedAgain = true;
+      throw new FirstlightError('unreachable', 'broken');
+    },
+    () => undefined,
+    undefined,
+    50,
+  );
+  const came = await takeAll(stream, plan, () => undefined);
+  t.deepEqual(
+    came,
+    plan.frames.map(({ index }) => index),
+  );
+  t.true(askedAgain);
+  t.false(signals[0]!.aborted);
 });

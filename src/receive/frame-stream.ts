@@ -2,6 +2,8 @@
 // connections. What does not live here: which of these (stream-lanes.ts), what becomes of the frames, and how far
 // ahead to ask (transfer.ts).
 //
+// Where the connection of the run that comes next has fallen silent, its frames are asked for again, over another.
+//
 // A run is asked for only shortly before the one ahead of it has come: what a reader has fetched out of
 // order by then is left out of it. One request for all that follows would bring all of that again.
 import { FirstlightError } from '../errors/errors.ts';
@@ -16,6 +18,9 @@ const EARLY_BYTES = 512 << 10;
 
 /** A run is not made longer than this, or a frame, without need. */
 const RUN_BYTES = 512 << 10;
+
+/** A connection that brings nothing for so many ms, while the stream waits for it, may be dead. */
+export const SILENT_MS = 3000;
 
 /** Asks for bytes `from` to `to` (exclusive), which come behind whatever was asked for before. */
 export type AskRun = (
@@ -36,7 +41,14 @@ interface Run {
   first: boolean;
   /** Bytes ahead of a frame of this run that count as soon whatever the rate is now. */
   soonBytes: number;
+  /** Breaks it off. */
+  abort: AbortController;
+  /** Its frames have been asked for again: that is done once. */
+  isAskedAgain: boolean;
 }
+
+/** What a run gives: a frame, its end, or news of the bundle. */
+type Step = StreamedFrame | 'ended' | 'gone';
 
 /** An answer that brings the first frames: those of a bundle whose header has just been read. */
 export interface FirstRun {
@@ -53,11 +65,14 @@ export interface StreamedFrame {
   data: Buffer | undefined;
 }
 
+const GIVEN_UP = new FirstlightError('unreachable', 'the stream was given up');
+
 /** One pass over what is missing. After an error or `destroy` it brings nothing more. */
 export class FrameStream {
   readonly plan: FramePlan;
   readonly #ask: AskRun;
   readonly #done: () => void;
+  readonly #silentMs: number;
   readonly #abort = new AbortController();
   readonly #runs: Run[] = [];
   /** Frames before this one have been asked for, or were not missing. */
@@ -68,14 +83,25 @@ export class FrameStream {
    * @param ask   on connections that are this stream's alone
    * @param done  called once, when the stream needs its connections no more
    */
-  constructor(plan: FramePlan, ask: AskRun, done: () => void, first?: FirstRun) {
+  constructor(
+    plan: FramePlan,
+    ask: AskRun,
+    done: () => void,
+    first?: FirstRun,
+    silentMs = SILENT_MS,
+  ) {
     this.plan = plan;
     this.#ask = ask;
     this.#done = once(done);
+    this.#silentMs = silentMs;
     if (first === undefined) return;
     const { body, end } = first;
-    const answer = Promise.resolve(body);
-    this.#runs.push({ next: 0, end, answer, body, first: true, soonBytes: 0 });
+    this.#runs.push({
+      ...{ next: 0, end, answer: Promise.resolve(body), body, first: true, soonBytes: 0 },
+      abort: new AbortController(),
+      // It comes over several connections, and deals with those that break by itself.
+      isAskedAgain: true,
+    });
     this.#askedTo = end;
   }
 
@@ -135,19 +161,35 @@ export class FrameStream {
 
   #askRun(from: number, end: number, to: number, soonBytes: number): void {
     if (this.#runs.length === 0) this.#lastMoveAt = performance.now();
-    const answer = this.#ask(this.plan.frames[from]!.offset, to, this.#abort.signal);
-    const run: Run = { next: from, end, answer, body: undefined, first: false, soonBytes };
-    answer.then(
+    const run = this.#makeRun(from, end, to, soonBytes);
+    run.answer.then(
       (body) => {
-        if (body === 'gone') return;
-        run.body = body;
-        this.#lastMoveAt = performance.now();
-        if (this.#abort.signal.aborted) body.destroy();
+        if (body !== 'gone') this.#lastMoveAt = performance.now();
       },
       // Whoever takes this run's frames hears of it.
       () => undefined,
     );
     this.#runs.push(run);
+  }
+
+  #makeRun(from: number, end: number, to: number, soonBytes: number): Run {
+    const abort = new AbortController();
+    const signal = AbortSignal.any([abort.signal, this.#abort.signal]);
+    const answer = this.#ask(this.plan.frames[from]!.offset, to, signal);
+    const run: Run = {
+      ...{ next: from, end, answer, body: undefined, first: false, soonBytes },
+      abort,
+      isAskedAgain: false,
+    };
+    answer.then(
+      (body) => {
+        if (body === 'gone') return;
+        run.body = body;
+        if (signal.aborted) body.destroy();
+      },
+      () => undefined,
+    );
+    return run;
   }
 
   /** Bytes of a run that have not been taken. */
@@ -172,19 +214,88 @@ export class FrameStream {
           this.#done();
           return undefined;
         }
-        const body = await run.answer;
-        if (body === 'gone') {
+        const step = await this.#stepOrAgain(run);
+        if (step === 'gone') {
           this.destroy();
           return 'gone';
         }
-        if (run.next < run.end) return await this.#take(run, body);
-        await body.end();
-        this.#runs.shift();
+        if (typeof step === 'object') return step;
       }
     } catch (error) {
       this.destroy();
       throw error;
     }
+  }
+
+  async #step(run: Run): Promise<Step> {
+    const body = await run.answer;
+    if (body === 'gone') return 'gone';
+    if (run.next < run.end) return await this.#take(run, body);
+    await body.end();
+    // Another may have taken its place meanwhile.
+    if (this.#runs[0] === run) this.#runs.shift();
+    return 'ended';
+  }
+
+  /**
+   * What the run that comes next gives; 'ended' also where its connection has fallen silent, and another
+   * has begun to bring its frames, which take its place.
+   */
+  async #stepOrAgain(run: Run): Promise<Step> {
+    const step = this.#step(run);
+    if (run.isAskedAgain) return await step;
+    const silence = this.#silence();
+    try {
+      const first = await Promise.race([step, silence.begun]);
+      if (first !== 'silent') return first;
+    } finally {
+      silence.stop();
+    }
+    run.isAskedAgain = true;
+    const again = this.#askAgain(run);
+    const first = await Promise.race([step, again.answered]);
+    if (first !== 'again') {
+      again.run?.abort.abort(GIVEN_UP);
+      return first;
+    }
+    // Nobody waits for it any more.
+    step.catch(() => undefined);
+    run.abort.abort(GIVEN_UP);
+    run.body?.destroy();
+    this.#runs.splice(0, 1, ...(again.run === undefined ? [] : [again.run]));
+    this.#lastMoveAt = performance.now();
+    return 'ended';
+  }
+
+  /** Resolves when nothing has come for too long. */
+  #silence(): { begun: Promise<'silent'>; stop(): void } {
+    const { promise, resolve } = Promise.withResolvers<'silent'>();
+    const look = () => {
+      const leftMs = this.#silentMs - this.idleMs;
+      if (leftMs <= 0) resolve('silent');
+      else timer = setTimeout(look, leftMs);
+    };
+    let timer = setTimeout(look, this.#silentMs);
+    return { begun: promise, stop: () => clearTimeout(timer) };
+  }
+
+  /**
+   * Asks for what is missing of a run, without giving up that one.
+   * @returns the new run, none where nothing is missing; `answered` never resolves where it does not come either
+   */
+  #askAgain(run: Run): { run: Run | undefined; answered: Promise<'again'> } {
+    const { plan } = this;
+    const from = plan.nextMissing(run.next);
+    if (from < 0 || from >= run.end) return { run: undefined, answered: Promise.resolve('again') };
+    const last = plan.frames[run.end - 1]!;
+    const again = this.#makeRun(from, run.end, last.offset + last.bytes, run.soonBytes);
+    const { promise, resolve } = Promise.withResolvers<'again'>();
+    again.answer.then(
+      () => resolve('again'),
+      // Then all hangs on the first one, as it did before.
+      () => undefined,
+    );
+    return { run: again, answered: promise };
   }
 
   async #take(run: Run, body: BodyReader): Promise<StreamedFrame> {
@@ -211,8 +322,7 @@ export class FrameStream {
   /** Breaks off what is under way; a `next` under way is rejected. */
   destroy(): void {
     this.#done();
-    const reason = new FirstlightError('unreachable', 'the stream was given up');
-    this.#abort.abort(reason);
+    this.#abort.abort(GIVEN_UP);
     for (const { body } of this.#runs) body?.destroy();
   }
 }

@@ -28,6 +28,7 @@ test('its own connection comes first, then those that are idle, and then whichev
     all,
     () => true,
     () => false,
+    3000,
     () => now,
   );
   t.true(all[0]!.taken);
@@ -84,6 +85,7 @@ test('while readers wait, one connection carries what is asked for anew: the fas
     all,
     () => true,
     () => wait,
+    3000,
     () => now,
   );
   const names = (count: number) =>
@@ -107,6 +109,47 @@ test('while readers wait, one connection carries what is asked for anew: the fas
   t.deepEqual(names(3), [2, 2, 2]);
   wait = false;
   t.not(names(1)[0], 2);
+});
+
+test('a connection that brings nothing for long gets nothing more, its own neither', async (t) => {
+  const all = makeLanes(6);
+  let now = 1000;
+  const lanes = new StreamLanes(
+    all[0]!,
+    all,
+    () => true,
+    () => true,
+    3000,
+    () => now,
+  );
+  const [first, second] = [lanes.next(300 * KIB), lanes.next(10 * KIB)];
+  t.is(second.lane.name, 0);
+  now += 3000;
+  const third = lanes.next(10 * KIB);
+  t.is(third.lane.name, 1);
+  const body = new PassThrough();
+  third.follow(body);
+  now += 2999;
+  await bring(body, 10);
+  now += 2999;
+  t.is(lanes.next(1).lane.name, 1);
+  now += 1;
+  t.is(lanes.next(1).lane.name, 2);
+  // Broken off, and made anew.
+  for (const { over } of [first, second]) over();
+  t.is(lanes.next(1).lane.name, 0);
+  // Where there is no other, there is no choice.
+  const alone = new StreamLanes(
+    makeLanes(1)[0]!,
+    [],
+    () => true,
+    () => true,
+    3000,
+    () => now,
+  );
+  const { lane } = alone.next(1);
+  now += 3000;
+  t.is(alone.next(1).lane, lane);
 });
 
 test('readers wait from a request on until some time after its end', (t) => {

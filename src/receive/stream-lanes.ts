@@ -10,6 +10,7 @@
 // On a line that is the bottleneck each connection gets the same share, so that a frame that a reader waits
 // for would have a fifth of it beside four of the stream. While readers wait, what is asked for anew goes over one.
 import type { Readable } from 'node:stream';
+import { SILENT_MS } from './frame-stream.ts';
 
 /** A connection as a stream sees it. */
 export interface Carrier {
@@ -29,6 +30,8 @@ interface Load {
   brought: number;
   busyMs: number;
   busySince: number;
+  /** When something came last, or was asked for while nothing was under way. */
+  movedAt: number;
 }
 
 /** A run that has been given to a connection. */
@@ -45,6 +48,7 @@ export class StreamLanes<L extends Carrier> {
   readonly #all: readonly L[];
   readonly #mayShare: () => boolean;
   readonly #readersWait: () => boolean;
+  readonly #silentMs: number;
   readonly #loads = new Map<L, Load>();
   readonly #now: () => number;
   #released = false;
@@ -54,6 +58,7 @@ export class StreamLanes<L extends Carrier> {
    * @param all       of which streams share out at most half: the rest are for what readers wait for, and headers
    * @param mayShare  false as long as nothing may be asked for over others than its own
    * @param readersWait  true while something else is on its way that a reader waits for
+   * @param silentMs  one that has brought nothing for so long may be dead, and gets nothing more
    * @param now       a clock, in ms
    */
   constructor(
@@ -61,18 +66,20 @@ export class StreamLanes<L extends Carrier> {
     all: readonly L[],
     mayShare: () => boolean,
     readersWait: () => boolean = () => false,
+    silentMs = SILENT_MS,
     now: () => number = () => performance.now(),
   ) {
     this.#own = own;
     this.#all = all;
     this.#mayShare = mayShare;
     this.#readersWait = readersWait;
+    this.#silentMs = silentMs;
     this.#now = now;
     this.#take(own);
   }
 
   #take(lane: L): Load {
-    const load = { runs: 0, bytes: 0, brought: 0, busyMs: 0, busySince: 0 };
+    const load = { runs: 0, bytes: 0, brought: 0, busyMs: 0, busySince: 0, movedAt: 0 };
     lane.taken = true;
     this.#loads.set(lane, load);
     return load;
@@ -82,7 +89,7 @@ export class StreamLanes<L extends Carrier> {
   next(bytes: number): LaneRun<L> {
     const lane = this.#choose(bytes);
     const load = this.#loads.get(lane) ?? this.#take(lane);
-    if (load.runs === 0) load.busySince = this.#now();
+    if (load.runs === 0) load.busySince = load.movedAt = this.#now();
     load.runs += 1;
     load.bytes += bytes;
     let left = bytes;
@@ -101,6 +108,7 @@ export class StreamLanes<L extends Carrier> {
         left -= chunk.length;
         load.bytes -= chunk.length;
         load.brought += chunk.length;
+        load.movedAt = this.#now();
       });
       body.once('close', over);
     };
@@ -115,17 +123,22 @@ export class StreamLanes<L extends Carrier> {
     load.busySince = now;
   }
 
-  /** In bytes per ms; undefined where nothing has come. */
+  /** Something is awaited, and nothing has come for long. */
+  #isSilent({ runs, movedAt }: Load): boolean {
+    return runs > 0 && this.#now() - movedAt >= this.#silentMs;
+  }
+
+  /** In bytes per ms; undefined where nothing has come, and no run has been broken off before. */
   #speed({ runs, brought, busyMs, busySince }: Load): number | undefined {
-    if (brought === 0) return undefined;
+    if (brought === 0 && busyMs === 0) return undefined;
     return brought / (busyMs + (runs === 0 ? 0 : this.#now() - busySince) + 1);
   }
 
-  /** Of those that have shown how fast they are; its own where none has. */
-  #fastest(): L {
-    let found = this.#own;
+  /** Of those that have shown how fast they are, else the first. */
+  #fastest(loads: readonly (readonly [L, Load])[]): L {
+    let found = loads[0]![0];
     let most = 0;
-    for (const [lane, load] of this.#loads) {
+    for (const [lane, load] of loads) {
       const speed = this.#speed(load) ?? 0;
       if (speed > most) [found, most] = [lane, speed];
     }
@@ -134,24 +147,29 @@ export class StreamLanes<L extends Carrier> {
 
   /** The one that will have brought the run first: one that has not been tried is taken for as fast as any. */
   #choose(bytes: number): L {
-    const loads = [...this.#loads.values()];
-    const underWay = loads.reduce((sum, load) => sum + load.bytes, 0);
-    if (underWay + bytes < ALONE_BYTES || !this.#mayShare()) return this.#own;
-    if (this.#readersWait()) return this.#fastest();
-    const best = Math.max(1, ...loads.map((load) => this.#speed(load) ?? 0));
-    let found = this.#own;
+    // Its own stands first, having been taken first.
+    const loads = [...this.#loads].filter(([, load]) => !this.#isSilent(load));
+    if (loads.length === 0) return this.#idle() ?? this.#own;
+    const underWay = loads.reduce((sum, [, load]) => sum + load.bytes, 0);
+    if (underWay + bytes < ALONE_BYTES || !this.#mayShare()) return loads[0]![0];
+    if (this.#readersWait()) return this.#fastest(loads);
+    const best = Math.max(1, ...loads.map(([, load]) => this.#speed(load) ?? 0));
+    let found = loads[0]![0];
     let soonest = Number.POSITIVE_INFINITY;
-    for (const [lane, load] of this.#loads) {
+    for (const [lane, load] of loads) {
       const ms = (load.bytes + bytes) / (this.#speed(load) ?? best);
       if (ms < soonest) [found, soonest] = [lane, ms];
     }
     // Those of other streams count: a further image's header and its readers need some, too.
     const taken = this.#all.filter((lane) => lane.taken).length;
     if (soonest <= bytes / best || taken >= this.#all.length / 2) return found;
-    const idle = this.#all.find(
+    return this.#idle() ?? found;
+  }
+
+  #idle(): L | undefined {
+    return this.#all.find(
       ({ taken, client }) => !taken && client.stats.connected && client.stats.size === 0,
     );
-    return idle ?? found;
   }
 
   /** The stream has ended: each connection is for others as soon as it has nothing to bring. */

@@ -93,6 +93,30 @@ test('beside what a reader waits for, a stream keeps to one connection', async (
   await receiver.close();
 });
 
+test('a connection that falls silent under a stream stops nothing', async (t) => {
+  const large = makeImage('silent', { zz: noise('zz', 14_000_000) });
+  const { store, server, root, options } = await makeStage(t, large);
+  server.deltaRanges = true;
+  useConnections(store, 8);
+  // From what follows the pieces on, the first connection of the stream brings nothing more, though it stays open.
+  let dead: number | undefined;
+  let unanswered = 0;
+  server.fault = ({ connection, range }) => {
+    if (range !== undefined && range.from > 6_000_000) dead ??= connection;
+    if (connection !== dead) return { rate: 5_000_000 };
+    unanswered++;
+    return { stallAfter: 10_000 };
+  };
+  const timeouts = { ...PATIENT, silentMs: 500 };
+  const receiver = await Receiver.open(store, options({ timeouts }));
+  await receiver.complete;
+  await assertWhole(t, root, large);
+  t.true(unanswered >= 1);
+  // No bound of PATIENT has ended anything.
+  t.is(receiver.progress().retries, 0);
+  await receiver.close();
+});
+
 test('a stream is not held to the pace of a connection that is slow', async (t) => {
   const large = makeImage('slow', { zz: noise('zz', 14_000_000) });
   const { store, server, root, options } = await makeStage(t, large);

@@ -364,7 +364,7 @@ export class Transfer {
     const { bundlePath, etag } = plan;
     const ask = (from: number, to: number, signal: AbortSignal) =>
       lane.range(bundlePath, etag, from, to, AbortSignal.any([signal, this.#signal]));
-    return new FrameStream(plan, ask, () => lane.release(), first);
+    return new FrameStream(plan, ask, () => lane.release(), first, lane.silentMs);
   }
 
   /** Bytes that the stream brings in about the time that another request would take. */
