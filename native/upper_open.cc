@@ -128,6 +128,8 @@ int try_open(Session& session, const UpperOpen& open, bool adopted, CommitStep c
     case Commit::kUnseen:  // of read-only sessions alone
     case Commit::kThawed:
       if (id > 0) session.backing().release(open.node);
+      // The tree took the file back while this id was made, and has not found it.
+      if (id > 0 && adopted) session.backing().forget(open.node);
       return kDiverted;
   }
   return -EIO;

@@ -86,6 +86,10 @@ class OneFile {
   uint64_t open_by_tree() {
     session->thaw(node_);
     if (open() != 0) die("an open of a thawed node was not the tree's");
+    return answer_from_template();
+  }
+  /** Name of the handle that the tree gives to who waits for it. */
+  uint64_t answer_from_template() {
     auto upcall = channel_->take_next();
     if (upcall == nullptr) die("no upcall");
     reply_from_template(*channel_, upcall->call);
@@ -135,6 +139,18 @@ void an_open_waits_for_the_release_of_another_file() {
   if (file.open() != kFhPassthrough) die("an open was refused because of a release under way");
 }
 
+// The tree takes a file back, and lets go of its room on the disk, while a lane opens it.
+void an_adopted_open_that_comes_too_late_keeps_nothing() {
+  OneFile file(kSmall);
+  file.arrive();
+  file.session->thaw(file.node());
+  file.session->adopt(file.node(), make_upper_file(file.store()), 1, 0, true);
+  file.transport->while_backing([&] { file.session->disown(file.node()); });
+  if (file.open() != 0) die("an open of a file that the tree has taken back");
+  if (file.transport->backings() != 0) die("a backing id of a file that the tree has taken back");
+  file.answer_from_template();
+}
+
 // A handle that was closed but may be mapped: who looks finds that it is not; the tree does not
 // look.
 void the_tree_reads_nobodys_maps() {
@@ -157,6 +173,7 @@ void the_tree_reads_nobodys_maps() {
 
 void open_rules() {
   an_open_waits_for_the_release_of_another_file();
+  an_adopted_open_that_comes_too_late_keeps_nothing();
   the_tree_reads_nobodys_maps();
   printf("open rules: passed\n");
 }

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "../fuse_abi.h"
 
@@ -268,6 +269,7 @@ void FakeTransport::check_open(uint64_t node, const uint8_t* body, size_t bytes)
 int FakeTransport::open_backing(int fd) {
   if (fcntl(fd, F_GETFD) < 0) die("a backing descriptor that is not open");
   if (int error = refuse_.load(); error != 0) return -error;
+  if (meanwhile_) std::exchange(meanwhile_, nullptr)();
   std::lock_guard lock(mutex_);
   backings_.insert(next_backing_);
   return next_backing_++;
@@ -286,6 +288,11 @@ void FakeTransport::close_backing(int32_t id) {
 bool FakeTransport::unseen() {
   std::lock_guard lock(mutex_);
   return unseen_;
+}
+
+size_t FakeTransport::backings() {
+  std::lock_guard lock(mutex_);
+  return backings_.size();
 }
 
 size_t FakeTransport::missing() {

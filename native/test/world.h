@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -61,6 +62,10 @@ class FakeTransport : public Transport {
   void expect(uint64_t unique, uint32_t opcode, uint64_t node);
   /** Fails every further open_backing with this errno; 0: none. */
   void refuse_backing(int error) { refuse_.store(error); }
+  /** What happens elsewhere while the next open_backing is under way; once. */
+  void while_backing(std::function<void()> meanwhile) { meanwhile_ = std::move(meanwhile); }
+  /** Backing ids that are open. */
+  size_t backings();
   /** Replies that are still missing. */
   size_t missing();
   /** A handle that is open, picked at random; false where there is none. */
@@ -93,6 +98,7 @@ class FakeTransport : public Transport {
   bool watches_end_ = false;
   bool unseen_ = false;
   std::atomic<int> refuse_{0};
+  std::function<void()> meanwhile_;
   std::unordered_map<uint64_t, Pending> pending_;
   std::vector<Opened> opened_;
   std::set<int32_t> backings_;
