@@ -1,13 +1,13 @@
-// Bundles: computed once, kept, found again, and taken away when nobody wants them. What does not
-// live here: their bytes (delta/), which image a request means (image-store.ts), HTTP.
+// Bundles: which one a worker gets, and that it is computed once. What does not live here: those that are there
+// (bundle-shelf.ts), their bytes (delta/), which image a request means (image-store.ts), HTTP.
 //
 // A bundle is looked up by its key: the image, the bases that really save something, and the version
 // of the image's order. Two workers with different images that share the same contents get the same
 // bundle. Where only a bundle in an older order is there, it is the answer, and the newer one is
 // computed behind it: a new order never delays anybody.
 //
-// Nor do patches. A bundle with patches has a key of its own and is computed behind everything else,
-// one at a time; until it is there, the one without is the answer.
+// Nor do patches. A bundle with patches has a key of its own and is computed behind everything else
+// (patch-queue.ts); until it is there, the one without is the answer.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { LRUCache } from 'lru-cache';
@@ -16,12 +16,12 @@ import { BUNDLE_VERSION } from '../delta/bundle.ts';
 import type { DamagedOld } from '../delta/patch-sources.ts';
 import { Toc } from '../delta/toc.ts';
 import { FirstlightError } from '../errors/errors.ts';
-import type { Logger } from '../log/log.ts';
 import { BaseChoice } from './base-choice.ts';
-import type { BlobStore, BundleReader } from './blobs.ts';
-import type { BundleRecord, Catalog, RanksRecord } from './catalog.ts';
+import { BundleShelf, type ShelfOptions } from './bundle-shelf.ts';
+import type { BundleRecord, RanksRecord } from './catalog.ts';
 import { encode } from './encode.ts';
 import type { Gate } from './gate.ts';
+import { PatchQueue } from './patch-queue.ts';
 
 /** Documents of an image as the encoder wants them. */
 export interface LoadedImage {
@@ -33,32 +33,22 @@ export interface LoadedImage {
   digests: Buffer;
 }
 
-/** A bundle open for sending; `close` says that this transfer is over. */
-export interface OpenBundle {
-  record: BundleRecord;
-  reader: BundleReader;
-  close(): Promise<void>;
-}
-
-export interface BundleCacheOptions {
-  catalog: Catalog;
-  blobs: BlobStore;
+export interface BundleCacheOptions extends ShelfOptions {
   gate: Gate;
-  log: Logger;
-  /** A bundle goes when nobody has asked for it for this long. Those for workers without images stay. */
-  keepMs: number;
-  /** Bundles go, least recently used first, while all of them are larger than this. */
-  maxBytes: number;
   /** Bundles computed at the same time. */
   encodesAtOnce: number;
+  /** Bundles with patches that have been asked for and wait to be computed; beyond them none is begun. */
+  patchesWaitingMost: number;
   /** Called after each computation. */
   onEncoded?(seconds: number, record: BundleRecord, patches: boolean): void;
+  /** Called when a bundle with patches is asked for, and too many wait already. */
+  onPatchRefused?(): void;
   /** Called when the bundle of an image in the order of now is there. */
   onRefreshed?(image: string): Promise<void>;
 }
 
-/** The time of last use is written down when it is this much older. */
-const TOUCH_MS = 60_000;
+/** Priorities of bundles with patches: those that a worker has asked for come first. */
+const [AHEAD, ASKED] = [0, 1];
 
 function gone(image: string): FirstlightError {
   return new FirstlightError('not-found', `image ${image} has just been removed`);
@@ -68,38 +58,22 @@ function gone(image: string): FirstlightError {
 export class BundleCache {
   readonly #o: BundleCacheOptions;
   readonly #queue: PQueue;
-  /** Bundles with patches, one at a time; those that somebody has asked for first. */
-  readonly #patchQueue = new PQueue({ concurrency: 1 });
-  /** Keys of bundles with patches that turned out to have none: to try again would give nothing. */
-  readonly #patchless = new LRUCache<string, true>({ max: 10_000 });
+  readonly #patches: PatchQueue;
   /** Contents that have been found damaged, and told. */
   readonly #damaged = new LRUCache<string, true>({ max: 10_000 });
   /** Computations under way, by key: whoever wants the same waits for the same. */
   readonly #running = new Map<string, Promise<BundleRecord | undefined>>();
   readonly #choice: BaseChoice;
-  readonly #readers = new Map<string, number>();
-  readonly #touched = new LRUCache<string, number>({ max: 100_000 });
+  /** Those that are there. */
+  readonly shelf: BundleShelf;
   readonly #ending = new AbortController();
-  /** Files and rows of bundles change together, one change at a time. */
-  #change: Promise<unknown> = Promise.resolve();
 
   constructor(options: BundleCacheOptions) {
     this.#o = options;
     this.#choice = new BaseChoice(options.catalog, options.blobs);
+    this.shelf = new BundleShelf(options);
+    this.#patches = new PatchQueue(options.patchesWaitingMost, () => options.onPatchRefused?.());
     this.#queue = new PQueue({ concurrency: options.encodesAtOnce });
-  }
-
-  /** After a crash: bundles without a row, rows without a bundle, and retired ones go. */
-  async recover(): Promise<void> {
-    const { catalog, blobs } = this.#o;
-    const files = new Set(await blobs.listBundles());
-    for (const id of await catalog.bundleIds()) {
-      if (files.delete(id)) continue;
-      await catalog.retireBundle(id);
-      await catalog.dropBundle(id);
-    }
-    for (const id of files) await blobs.removeBundle(id);
-    await this.retired(await catalog.retiredBundles());
   }
 
   /** Reads an image's documents; to be called inside the gate. */
@@ -173,7 +147,7 @@ export class BundleCache {
     const known = await catalog.findBundle(key);
     if (known !== undefined) return known;
     // Its failure is in the log, and the next request tries again.
-    this.#patch(image, bases, order, 1).catch(() => {});
+    this.#patch(image, bases, order, ASKED).catch(() => {});
     const before = await catalog.newestOfFamily(family);
     if (before !== undefined || bases.length === 1) return before;
     const others = await Promise.all([
@@ -199,7 +173,7 @@ export class BundleCache {
     const order = await catalog.orderOf(image);
     const known = await catalog.findBundle(this.keysOf(image, bases, order, true).key);
     if (known !== undefined || !compute) return known;
-    return this.#patch(image, bases, order, 0);
+    return this.#patch(image, bases, order, AHEAD);
   }
 
   #patch(
@@ -209,7 +183,9 @@ export class BundleCache {
     priority: number,
   ): Promise<BundleRecord | undefined> {
     const { key } = this.keysOf(image, bases, order, true);
-    if (this.#patchless.has(key)) return Promise.resolve(undefined);
+    const isAhead = priority === AHEAD;
+    if (!this.#running.has(key) && !this.#patches.admits(key, isAhead))
+      return Promise.resolve(undefined);
     return this.#run(key, image, bases, order, priority);
   }
 
@@ -243,7 +219,7 @@ export class BundleCache {
       return gate.use(() => this.#make(image, bases, order, patches));
     };
     const started = (
-      patches ? this.#patchQueue.add(make, { priority: patchPriority }) : this.#queue.add(make)
+      patches ? this.#patches.add(make, patchPriority) : this.#queue.add(make)
     ).finally(() => this.#running.delete(key));
     this.#running.set(key, started);
     return started;
@@ -270,10 +246,10 @@ export class BundleCache {
     const made = await this.compute(wanted!, others, ranks, this.#ending.signal, patches);
     try {
       if (patches && made.patches === 0) {
-        this.#patchless.set(made.record.key, true);
+        this.#patches.hasNone(made.record.key);
         return undefined;
       }
-      await this.keep(made, async () => {
+      await this.shelf.keep(made, async () => {
         if (!(await catalog.addBundle(made.record))) throw gone(image);
       });
       return made.record;
@@ -350,123 +326,15 @@ export class BundleCache {
     }
   }
 
-  /**
-   * Takes a computed bundle in: its file, then, by `record`, its row. Where the row cannot be written the file goes,
-   * unless an equal bundle has a row already.
-   */
-  async keep(
-    made: { record: BundleRecord; path: string },
-    record: () => Promise<void>,
-  ): Promise<void> {
-    const { blobs, catalog } = this.#o;
-    const { id } = made.record;
-    await this.#alone(async () => {
-      const known = await catalog.bundleById(id);
-      await blobs.adoptBundle(id, made.path);
-      try {
-        await record();
-      } catch (error) {
-        if (known === undefined) await blobs.removeBundle(id);
-        throw error;
-      }
-    });
-  }
-
-  /** Opens a bundle by id; undefined where there is none. */
-  async open(id: string): Promise<OpenBundle | undefined> {
-    const { catalog, blobs } = this.#o;
-    // Counted before the first wait, so that no removal comes in between.
-    this.#readers.set(id, (this.#readers.get(id) ?? 0) + 1);
-    try {
-      const record = await catalog.bundleById(id);
-      const reader = record === undefined ? undefined : await blobs.openBundle(id);
-      if (record !== undefined && reader !== undefined) {
-        await this.#touch(id);
-        return { record, reader, close: () => this.#close(id, reader) };
-      }
-      if (record !== undefined) {
-        this.#o.log.warn({ id }, 'the file of a bundle is missing; it will be computed again');
-        await catalog.retireBundle(id);
-      }
-    } catch (error) {
-      await this.#release(id);
-      throw error;
-    }
-    await this.#release(id);
-    return undefined;
-  }
-
-  async #close(id: string, reader: BundleReader): Promise<void> {
-    try {
-      await reader.close();
-      await this.#touch(id);
-    } finally {
-      await this.#release(id);
-    }
-  }
-
-  async #release(id: string): Promise<void> {
-    const readers = this.#readers.get(id)! - 1;
-    if (readers > 0) this.#readers.set(id, readers);
-    else {
-      this.#readers.delete(id);
-      await this.retired([id]);
-    }
-  }
-
-  async #touch(id: string): Promise<void> {
-    const now = Date.now();
-    if (now - (this.#touched.get(id) ?? 0) < TOUCH_MS) return;
-    this.#touched.set(id, now);
-    await this.#o.catalog.touchBundle(id, now);
-  }
-
-  /** Removes those of these bundles that are retired and that nobody is reading; for the others their last reader does it. */
-  async retired(ids: readonly string[]): Promise<void> {
-    for (const id of ids) {
-      await this.#alone(async () => {
-        if (this.#readers.has(id)) return;
-        if (await this.#o.catalog.dropBundle(id)) await this.#o.blobs.removeBundle(id);
-      });
-    }
-  }
-
-  /** The periodic clean-up: what is too old, then what is too much. */
-  async clean(now = Date.now()): Promise<string[]> {
-    const { catalog, keepMs, maxBytes, log } = this.#o;
-    const bundles = (await catalog.listBundles()).filter((b) => !this.#readers.has(b.id));
-    const going = bundles.filter((b) => !b.fresh && b.usedAt < now - keepMs);
-    const staying = bundles.filter((b) => !going.includes(b));
-    let bytes = staying.reduce((sum, b) => sum + b.bytes, 0);
-    // What a first mount needs goes last.
-    for (const b of [...staying.filter((s) => !s.fresh), ...staying.filter((s) => s.fresh)]) {
-      if (bytes <= maxBytes) break;
-      going.push(b);
-      bytes -= b.bytes;
-    }
-    const ids = going.map((b) => b.id);
-    for (const id of ids) await catalog.retireBundle(id);
-    await this.retired(ids);
-    if (ids.length > 0) log.info({ bundles: ids.length }, 'unused bundles removed');
-    return ids;
-  }
-
   /** Bundles with patches that are being computed, or wait for it. */
   get patching(): number {
-    return this.#patchQueue.size + this.#patchQueue.pending;
+    return this.#patches.waiting;
   }
 
   /** Stops computations; those who wait for one get an error. */
   async close(): Promise<void> {
     this.#ending.abort(new FirstlightError('unreachable', 'the server is shutting down'));
     await Promise.allSettled(this.#running.values());
-    await this.#change;
-  }
-
-  #alone<T>(work: () => Promise<T>): Promise<T> {
-    const turn = this.#change.then(work);
-    // The chain goes on whatever came of this turn; its caller hears of an error by `turn`.
-    this.#change = turn.catch(() => {});
-    return turn;
+    await this.shelf.settled();
   }
 }

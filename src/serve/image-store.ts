@@ -35,6 +35,8 @@ export interface ImageStoreLimits {
   /** Bundles computed, and images taken in, at the same time. */
   encodesAtOnce: number;
   intakesAtOnce: number;
+  /** Bundles with patches that wait to be computed because somebody has asked for them: 256. */
+  patchesWaitingMost: number;
   /** Reported traces that are kept of each image: 32, the newest. */
   tracesPerImage: number;
   /** Bytes that all traces may take, compressed: 1 GiB. */
@@ -48,6 +50,7 @@ export const DEFAULT_LIMITS: ImageStoreLimits = {
   bundlesMaxBytes: 64 * 2 ** 30,
   encodesAtOnce: 2,
   intakesAtOnce: 2,
+  patchesWaitingMost: 256,
   tracesPerImage: 32,
   tracesMaxBytes: 2 ** 30,
   reorderRetryMs: 60_000,
@@ -58,6 +61,7 @@ export interface ImageStoreOptions {
   log: Logger;
   limits?: Partial<ImageStoreLimits>;
   onEncoded?: BundleCacheOptions['onEncoded'];
+  onPatchRefused?: BundleCacheOptions['onPatchRefused'];
   onReordered?: TracesOptions['onReordered'];
 }
 
@@ -103,7 +107,9 @@ export class ImageStore {
       keepMs: limits.bundleKeepMs,
       maxBytes: limits.bundlesMaxBytes,
       encodesAtOnce: limits.encodesAtOnce,
+      patchesWaitingMost: limits.patchesWaitingMost,
       ...(options.onEncoded === undefined ? {} : { onEncoded: options.onEncoded }),
+      ...(options.onPatchRefused === undefined ? {} : { onPatchRefused: options.onPatchRefused }),
       onRefreshed: (image) => this.patches.note(image),
     });
     this.patches = new Patches({ catalog, bundles: this.bundles, log: options.log });
@@ -148,7 +154,7 @@ export class ImageStore {
         const removed = await sweepAll(store);
         options.log.info(removed, 'the last process ended in the middle of a change; cleared up');
       }
-      await store.bundles.recover();
+      await store.bundles.shelf.recover();
       return store;
     } catch (error) {
       await catalog.close();
@@ -268,7 +274,7 @@ export class ImageStore {
       }
     });
     this.log.info({ names: removed.names, images: removed.images }, 'image removed');
-    await this.bundles.retired(removed.bundles);
+    await this.bundles.shelf.retired(removed.bundles);
     const contents = removed.images.map((digest) => contentsOf.get(digest)!);
     this.#removeLater(() => sweepSome(this, change, Buffer.concat(contents), removed.images));
   }
@@ -307,7 +313,7 @@ export class ImageStore {
   /** The periodic clean-up of bundles. */
   async clean(): Promise<void> {
     await this.patches.keep();
-    await this.bundles.clean();
+    await this.bundles.shelf.clean();
   }
 
   /** Resolves when all removals so far have taken their files away. */

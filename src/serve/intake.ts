@@ -211,7 +211,7 @@ export class Intake {
           layers: layers.length,
           addedAt: Date.now(),
         };
-        await bundles.keep(made, () =>
+        await bundles.shelf.keep(made, () =>
           catalog.addImage(record, built.digests, name, made.record, ranks),
         );
       } finally {

@@ -36,6 +36,10 @@ export class Metrics {
     'firstlight_patch_bundle_compute_seconds_total',
     'Time spent computing bundles with patches',
   );
+  readonly patchesRefused = this.#counter(
+    'firstlight_patch_bundles_refused_total',
+    'Answers without patches because too many bundles with patches waited to be computed',
+  );
   readonly intakes = this.#counter(
     'firstlight_intakes_total',
     'Images taken in; result: ok or the kind of error',

@@ -90,17 +90,17 @@ test('unused bundles go: the old ones, then the least recently used; fresh ones 
   const HOUR = 3600 * 1000;
   const limits = { bundlesMaxBytes: 20 * MB };
   const store = await ImageStore.open({ dataDir, log: quiet, limits });
-  t.deepEqual(await store.bundles.clean(Date.now() + 23 * HOUR), [], 'a day is a promise');
-  const reader = (await store.bundles.open(ids[1]!))!;
+  t.deepEqual(await store.bundles.shelf.clean(Date.now() + 23 * HOUR), [], 'a day is a promise');
+  const reader = (await store.bundles.shelf.open(ids[1]!))!;
   t.deepEqual(
-    await store.bundles.clean(Date.now() + 25 * HOUR),
+    await store.bundles.shelf.clean(Date.now() + 25 * HOUR),
     [ids[0]],
     'not the one that is being read, not the fresh ones',
   );
   await reader.close();
   await store.close();
   const tight = await ImageStore.open({ dataDir, log: quiet, limits: { bundlesMaxBytes: 4 * MB } });
-  const going = await tight.bundles.clean();
+  const going = await tight.bundles.shelf.clean();
   t.is(going[0], ids[1]);
   t.is(going.length, 2, 'and one fresh one');
   t.is((await readdir(join(dataDir, 'bundles'))).length, 2);

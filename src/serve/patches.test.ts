@@ -235,6 +235,23 @@ test('an old content that is damaged at the server costs its own patches, and on
   );
 });
 
+test('beyond so many that wait, patches are not begun for who asks, and the answer is the plain bundle', async (t) => {
+  const { url } = await serve(t, { limits: { patchesWaitingMost: 0 } });
+  await addRootfs(url, 'app:1', await version(1));
+  await addRootfs(url, 'app:2', await version(2));
+  await addRootfs(url, 'other:1', await version(3));
+  // What is computed ahead has its place.
+  t.is((await patched(url, 'app:2')).patches.ready.length, 1);
+  const { digest } = await inspect(url, 'other:1');
+  for (const refused of [1, 2]) {
+    const answer = await ask(deltaUrl(url, 'app:2', digest), { headers: PATCH });
+    t.is(answer.status, 200);
+    t.false(hasPatches(answer));
+    t.is(await metric(url, 'firstlight_patch_bundles_refused_total'), refused);
+  }
+  t.is(await metric(url, 'firstlight_patch_bundles_pending'), 0);
+});
+
 test('a tag that moves: patches against the image that had it, and with its removal they go', async (t) => {
   const { url, dataDir } = await serve(t);
   await addRootfs(url, 'app', await version(1));

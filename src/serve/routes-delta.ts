@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { API, FRAMES_HEADER, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
 import { FirstlightError } from '../errors/errors.ts';
-import type { OpenBundle } from './bundle-cache.ts';
+import type { OpenBundle } from './bundle-shelf.ts';
 import type { ImageStore } from './image-store.ts';
 import { type Sender, sendBundle } from './send.ts';
 import { deltaQuery, takesPatches } from './validate.ts';
@@ -19,7 +19,7 @@ export function deltaRoutes(app: FastifyInstance, store: ImageStore, sender: Sen
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const image = await store.find(query.image, query.platform);
       const { id } = await store.bundleFor(image, query.base, patches);
-      const bundle = await store.bundles.open(id);
+      const bundle = await store.bundles.shelf.open(id);
       if (bundle !== undefined) return bundle;
     }
     throw new FirstlightError(
@@ -42,7 +42,7 @@ export function deltaRoutes(app: FastifyInstance, store: ImageStore, sender: Sen
 
   async function byId(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
     const { id } = request.params as { id: string };
-    const bundle = ID.test(id) ? await store.bundles.open(id) : undefined;
+    const bundle = ID.test(id) ? await store.bundles.shelf.open(id) : undefined;
     if (bundle === undefined) {
       throw new FirstlightError('not-found', 'there is no such bundle, or no longer', {
         hint: `ask ${API.delta} again`,

@@ -5,7 +5,7 @@ import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { OpenBundle } from './bundle-cache.ts';
+import type { OpenBundle } from './bundle-shelf.ts';
 import type { Metrics } from './metrics.ts';
 import { select } from './range.ts';
 import { CHUNK_BYTES, type RateLimiter } from './rate.ts';

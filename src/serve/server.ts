@@ -125,6 +125,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       metrics.encodes.inc();
       metrics.encodeSeconds.observe(seconds);
     },
+    onPatchRefused: () => metrics.patchesRefused.inc(),
     onReordered: (result) => metrics.reorders.inc({ result }),
   });
   const { rateBitsPerSecond } = options;

@@ -170,9 +170,9 @@ test('a bundle in an older order answers at once, and the newer one follows', as
       'it goes when nobody asks for it',
     );
     t.is((await store.catalog.freshBundle(app.digest))?.id, now);
-    const soon = await store.bundles.clean(Date.now() + 23 * 3_600_000);
+    const soon = await store.bundles.shelf.clean(Date.now() + 23 * 3_600_000);
     t.deepEqual(soon, []);
-    t.deepEqual(await store.bundles.clean(Date.now() + 25 * 3_600_000), [tree.id]);
+    t.deepEqual(await store.bundles.shelf.clean(Date.now() + 25 * 3_600_000), [tree.id]);
   } finally {
     await store.close();
   }
