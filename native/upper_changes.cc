@@ -107,7 +107,10 @@ bool create(const Context& c, const LentDirectory& directory, std::string_view n
   *entry = {};
   entry->nodeid = node;
   entry->entry_valid = kForever;
-  // It is open as soon as the answer is there: its attributes are not to be kept.
+  // The kernel may keep them, or its open(2) would ask for them at once, though the file may be
+  // mapped to be written: an empty file has nothing to store to, and of whatever makes it longer the
+  // kernel knows, and asks.
+  entry->attr_valid = kForever;
   fill_from_stat(st, kFirstOwnNode + st.st_ino, &entry->attr);
   open->node = node;
   open->fd = std::make_shared<const UniqueFd>(std::move(fd));

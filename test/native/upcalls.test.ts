@@ -486,6 +486,37 @@ for i in range(${files}): os.unlink(f'f{i}')
   t.true(held <= 300, `${held} descriptors more`);
 });
 
+test('attributes of a file that native makes are kept while it is empty, and no longer', async (t) => {
+  const world = await World.make(t, { ready: true });
+  const upper = `${world.fixture.dir}/lent`;
+  await mkdir(upper);
+  await world.toy('thaw', 1);
+  await world.toy('lease', LEASED, 2);
+  await world.toy('lend', 1, upper, 0, 1);
+  const snake = await Snake.start(world.fixture);
+  const file = `${world.root}/made`;
+  t.is(await snake.ask(`keep('fd', os.open('${file}', os.O_RDWR | os.O_CREAT | os.O_EXCL))`), 'fd');
+  // Behind its back, so that it can be told what the kernel has kept.
+  const mode = async () => Number(await snake.ask(`os.stat('${file}').st_mode`)) & 0o7777;
+  const before = await mode();
+  await chmod(`${upper}/made`, 0o604);
+  t.is(await mode(), before, 'it was not asked again');
+  t.is(await snake.ask("os.write(kept['fd'], b'one')"), 3);
+  t.is(await mode(), 0o604);
+  await snake.ask("keep('map', mmap.mmap(kept['fd'], 3))");
+  // From now on nothing is kept, whatever the kernel is told of.
+  const changed = async () => Number(await snake.ask(`os.stat('${file}').st_mtime_ns`));
+  let last = await changed();
+  for (let i = 0; i < 3; i++)
+    await until('a store that is seen', async () => {
+      t.is(await snake.ask("kept['map'].__setitem__(0, 65) or kept['map'].flush()"), null);
+      const now = await changed();
+      const later = now > last;
+      last = now;
+      return later;
+    });
+});
+
 /** Milliseconds that forgets gather for before the tree is woken. */
 const GATHER_MS = 20;
 
