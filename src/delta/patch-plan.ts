@@ -1,7 +1,7 @@
 // Which older content each content that travels is patched against, and which bytes of it stand
 // behind each frame: the encoder's choice, which a decoder only follows. The same images give the
 // same choice. What does not live here: whether the patch is worth it (frame.ts).
-import { type BaseRange, PATCH_BASE_MAX_BYTES } from './patch-table.ts';
+import { type BaseRange, PATCH_BASE_MAX_BYTES, PATCH_RANGES_MAX } from './patch-table.ts';
 import type { Toc } from './toc.ts';
 import { PART_BYTES } from './toc-layout.ts';
 
@@ -154,6 +154,7 @@ export function rangesFor(
     const key = `${range.base} ${range.content} ${range.offset}`;
     const bytes = range.bytes ?? old.bytes;
     if (taken.has(key) || sum + bytes > FRAME_BASE_BYTES) continue;
+    if (ranges.length === PATCH_RANGES_MAX) break;
     taken.add(key);
     sum += bytes;
     ranges.push(range);

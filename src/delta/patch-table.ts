@@ -11,6 +11,12 @@ import { VarintReader, VarintWriter } from './varint.ts';
 export const PATCH_BASE_MAX_BYTES = 8 << 20;
 
 /**
+ * Most ranges behind one frame, each of which a worker opens a file for. A frame of 8,192 files has 128 bytes for each,
+ * its digest among them; the few whose old contents are beyond that travel as they are.
+ */
+export const PATCH_RANGES_MAX = 8192;
+
+/**
  * Zeros in front of the ranges. zstd takes a dictionary that begins with a magic number for one in
  * a format of its own, and one of less than 8 bytes for none: neither may hang on a file's bytes.
  */
@@ -46,15 +52,16 @@ export function packRanges(ranges: readonly BaseRange[]): Buffer {
 /**
  * Reads what {@link packRanges} wrote.
  * @param contents   number of contents of each base
- * @param most       ranges that the frame may have
+ * @param parts      of the frame, which has no more ranges than these
  * @throws 'corrupt' naming the field
  */
 export function unpackRanges(
   extension: Uint8Array,
   contents: readonly number[],
-  most: number,
+  parts: number,
   field: string,
 ): BaseRange[] {
+  const most = Math.min(parts, PATCH_RANGES_MAX);
   const fail = (what: string): never => {
     throw new FirstlightError('corrupt', `${field}: ${what}`);
   };

@@ -7,7 +7,13 @@ import { FRAME_KIND, type FrameInfo } from './bundle.ts';
 import { decodeFrame } from './bundle-decode.ts';
 import type { EncodeInput } from './bundle-encode.ts';
 import { findOldContents, rangesFor } from './patch-plan.ts';
-import { measureRanges, PATCH_BASE_MAX_BYTES, packRanges, unpackRanges } from './patch-table.ts';
+import {
+  measureRanges,
+  PATCH_BASE_MAX_BYTES,
+  PATCH_RANGES_MAX,
+  packRanges,
+  unpackRanges,
+} from './patch-table.ts';
 import {
   anyImage,
   asBase,
@@ -336,6 +342,24 @@ test('a patch against other bytes than it was made from gives nothing', async (t
   t.is(kindOf(right.subarray(0, 20_000)), 'corrupt');
   t.is(kindOf(Buffer.alloc(0)), 'corrupt');
   t.is(kindOf(undefined), 'internal');
+});
+
+test('the ranges behind a frame are bounded by number, at both ends', (t) => {
+  const { toc } = imageOf({ a: { data: 'a' } });
+  const parts = Array.from({ length: 2 * PATCH_RANGES_MAX }, (_, content) => ({
+    content,
+    index: 0,
+  }));
+  const olds = new Map(parts.map(({ content }) => [content, { base: 0, content, bytes: 10 }]));
+  const ranges = rangesFor(toc, parts, olds);
+  t.is(ranges.length, PATCH_RANGES_MAX);
+  const read = (packed: Buffer) => unpackRanges(packed, [parts.length], parts.length, 'frame 7');
+  t.deepEqual(read(packRanges(ranges)), ranges);
+  const more = { base: 0, content: PATCH_RANGES_MAX, offset: 0, bytes: undefined };
+  const error = t.throws(() => read(packRanges([...ranges, more])), {
+    message: /^frame 7: more than 8192 ranges of bases/,
+  });
+  t.is((error as FirstlightError).kind, 'corrupt');
 });
 
 test('ranges come back as they were written', (t) => {
