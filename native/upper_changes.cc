@@ -108,8 +108,8 @@ bool create(const Context& c, const LentDirectory& directory, std::string_view n
   entry->nodeid = node;
   entry->entry_valid = kForever;
   // The kernel may keep them, or its open(2) would ask for them at once, though the file may be
-  // mapped to be written: an empty file has nothing to store to, and of whatever makes it longer the
-  // kernel knows, and asks.
+  // mapped to be written: an empty file has nothing to store to, and of whatever makes it longer
+  // the kernel knows, and asks.
   entry->attr_valid = kForever;
   fill_from_stat(st, kFirstOwnNode + st.st_ino, &entry->attr);
   open->node = node;
