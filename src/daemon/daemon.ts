@@ -296,10 +296,8 @@ export class Daemon {
   async #follow(directory: string | undefined, exchange: Exchange): Promise<unknown> {
     for (;;) {
       const mounts = await this.#mounts.status(directory);
-      const arriving = mounts.some(
-        ({ transfer }) => !['complete', 'failed'].includes(transfer.state),
-      );
-      if (!arriving || exchange.gone.aborted || this.#ending) return mounts;
+      if (!this.#mounts.isArriving(directory) || exchange.gone.aborted || this.#ending)
+        return mounts;
       exchange.send({ event: 'status', mounts });
       await new Promise((resolve) => setTimeout(resolve, FOLLOW_MS));
     }

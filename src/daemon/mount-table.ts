@@ -3,7 +3,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ErrorKind, FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import { treeThread } from '../fuse/tree-thread.ts';
 import type { Logger } from '../log/log.ts';
 import { addonError } from '../native/index.ts';
@@ -25,14 +25,10 @@ import { MountEnds } from './mount-ends.ts';
 import { isBelow, mountAt, parseMountInfo } from './mountinfo.ts';
 import { detachDead, type MountNote, type Notes } from './notes.ts';
 import { chooseSession } from './sessions.ts';
-import type { Transfers } from './transfers.ts';
+import { stuckBy, type Transfers } from './transfers.ts';
 
 /** How often it is looked whether somebody has unmounted behind our back. */
 const WATCH_MS = 3000;
-/** Causes of a failed transfer that do not pass by themselves. */
-const STAYS = new Set<ErrorKind>([
-  ...(['no-space', 'not-found', 'platform', 'unauthorized', 'permission'] as const),
-]);
 /** How often a waiting client hears where things stand. */
 const PROGRESS_MS = 200;
 
@@ -252,9 +248,10 @@ export class MountTable {
     const stuck = Promise.withResolvers<never>();
     const timer = setInterval(() => {
       exchange.send({ event: 'status', mounts: [describeMount(mount)] });
-      const { state, error, errorKind } = mount.receiver.progress();
-      if (state !== 'retrying' || errorKind === undefined || !STAYS.has(errorKind)) return;
-      stuck.reject(new FirstlightError(errorKind, error ?? 'the image does not arrive'));
+      const { error } = mount.receiver.progress();
+      const kind = stuckBy(mount.receiver);
+      if (kind === undefined) return;
+      stuck.reject(new FirstlightError(kind, error ?? 'the image does not arrive'));
     }, PROGRESS_MS);
     try {
       await Promise.race([
@@ -325,6 +322,15 @@ export class MountTable {
     return switched.map((outcome) => {
       if (outcome.status === 'rejected') throw toFirstlightError(outcome.reason);
       return outcome.value;
+    });
+  }
+
+  /** True where the image of some mount has not arrived, and goes on arriving by itself. */
+  isArriving(directory?: string): boolean {
+    return [...this.#mounts.values()].some(({ directory: at, receiver }) => {
+      if (directory !== undefined && at !== directory) return false;
+      const { state } = receiver.progress();
+      return state !== 'complete' && state !== 'failed' && stuckBy(receiver) === undefined;
     });
   }
 

@@ -1,5 +1,6 @@
 // The receivers that mounts use, and those that go on after their last mount has gone: an image that
 // was asked for is worth having whole, or a worker that only runs short containers never has it.
+import type { ErrorKind } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import { Receiver, type ReceiverOptions } from '../receive/receiver.ts';
 import type { LayerStore } from '../store/layer-store.ts';
@@ -13,6 +14,18 @@ const LOOK_MS = 1000;
 interface Lingering {
   receiver: Receiver;
   release: () => void;
+}
+
+/** Causes of a failed transfer that do not pass by themselves. */
+const STAYS = new Set<ErrorKind>([
+  ...(['no-space', 'not-found', 'platform', 'unauthorized', 'permission'] as const),
+]);
+
+/** Why a transfer does not go on until somebody sees to it; undefined where it does. */
+export function stuckBy(receiver: Receiver): ErrorKind | undefined {
+  const { state, errorKind } = receiver.progress();
+  if (state !== 'retrying' || errorKind === undefined) return undefined;
+  return STAYS.has(errorKind) ? errorKind : undefined;
 }
 
 /** 0 means "not yet" in a receiver's progress. */

@@ -301,7 +301,7 @@ for (const rw of ['off', 'overlay']) {
   });
 }
 
-test('mount --wait ends with an error when the image has gone from the server', async (t) => {
+test('mount --wait and status --follow end when the image has gone from the server', async (t) => {
   const stage = await Stage.open(t);
   const image = await smallImage(stage.dir);
   const first = await stage.serve({ rate: '8mbit' });
@@ -311,6 +311,9 @@ test('mount --wait ends with an error when the image has gone from the server', 
   await until('something has arrived', async () =>
     (await stage.status()).mounts.some(({ transfer }) => transfer.framesDone > 0),
   );
+  const other = await stage.mountPoint('other');
+  await stage.must(['mount', 'small:1', other]);
+  const following = stage.start(['status', '--follow', other]);
   // The same address, and nothing of the image any more.
   const listen = first.url.slice('http://'.length);
   await first.process.kill('SIGTERM');
@@ -319,6 +322,9 @@ test('mount --wait ends with an error when the image has gone from the server', 
   const ended = await waiting.ended;
   t.is(ended.code, 3, ended.stderr);
   t.regex(ended.stderr, /small:1|image/);
+  const followed = await following.ended;
+  t.is(followed.code, 0, followed.stderr);
+  t.regex(followed.stdout.toString(), /retrying.*error/s);
 });
 
 test('the layout of a committed image stands beside others, and serve tells its address once', async (t) => {
