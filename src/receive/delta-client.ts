@@ -1,58 +1,28 @@
 // Speaks to one delta server (delta/protocol.ts, docs/PROTOCOL.md): bundles, ranges of them, and
 // which image a name means. What does not live here: retries, and what the bytes mean.
 import type { Readable } from 'node:stream';
-import { Agent, Client, type Dispatcher } from 'undici';
-import * as v from 'valibot';
-import {
-  API,
-  type ChainImage,
-  type ErrorBody,
-  FRAMES_HEADER,
-  IMAGE_DIGEST_HEADER,
-  PATCH_FRAMES,
-} from '../delta/protocol.ts';
-import { FirstlightError, isErrorKind } from '../errors/errors.ts';
+import type { Dispatcher } from 'undici';
+import { API, type ChainImage, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
+import { FirstlightError } from '../errors/errors.ts';
 import { isDigest } from '../store/layout.ts';
 import { BodyReader } from './body-reader.ts';
+import { Connections, DEFAULT_TIMEOUTS, type Lane, type Timeouts } from './connections.ts';
+import {
+  CHAINS_BYTES_MAX,
+  type DeltaRequest,
+  deltaHeaders,
+  deltaPath,
+  ERROR_BODY_BYTES,
+  errorOf,
+  header,
+  networkError,
+  parseChains,
+  readSome,
+} from './delta-answers.ts';
 import { SILENT_MS } from './frame-stream.ts';
-import { KeptLines, LINE_TIMES, type Line, type LineTimes } from './kept-lines.ts';
 import { ReaderRequests } from './reader-requests.ts';
 import { StreamLanes } from './stream-lanes.ts';
-import { PIPELINED, type PieceHead, StripedBody } from './striped.ts';
-
-/** Bounds in ms; each is a wait for the next thing to happen, not for the whole. */
-export interface Timeouts {
-  connectMs: number;
-  /** From the request to the answer's head; a bundle may have to be computed first. */
-  deltaMs: number;
-  /** The same for what needs no computation. */
-  headMs: number;
-  /** Between two pieces of a body. */
-  idleMs: number;
-  /** A stream goes on over another connection where one brings nothing for so long; SILENT_MS where absent. */
-  silentMs?: number;
-  /** How connections are kept between requests. */
-  lines?: LineTimes;
-}
-
-export const DEFAULT_TIMEOUTS: Timeouts = {
-  connectMs: 10_000,
-  deltaMs: 300_000,
-  headMs: 20_000,
-  idleMs: 20_000,
-};
-
-/** What is asked for. */
-export interface DeltaRequest {
-  /** NAME:TAG or `sha256:...`. */
-  image: string;
-  /** os/arch[/variant]. */
-  platform: string;
-  /** Digests of images that the worker holds. */
-  bases: string[];
-  /** Whether frames may be patches against these. */
-  patches: boolean;
-}
+import { type PieceHead, StripedBody } from './striped.ts';
 
 /** A bundle that begins to arrive. */
 export interface DeltaAnswer {
@@ -71,14 +41,6 @@ export interface DeltaAnswer {
   };
 }
 
-/** A connection whose requests stand in line: what is asked for next follows without a pause. */
-interface Lane {
-  readonly client: Client;
-  usedAt: number;
-  /** A stream has it for itself. */
-  taken: boolean;
-}
-
 /** A lane as the stream sees it that has it. */
 export interface StreamLane {
   /** As DeltaClient's `range`. */
@@ -94,73 +56,28 @@ export interface StreamLane {
   release(): void;
 }
 
-const IDLE_CLOSE_MS = { keepAliveTimeout: 60_000, keepAliveMaxTimeout: 600_000 };
-
-/** Most of an error answer that is read. */
-const ERROR_BODY_BYTES = 64 << 10;
-/** Most of a list of images by chain id that is read. */
-const CHAINS_BYTES_MAX = 4 << 20;
-
 /** One server; connections are kept and shared by all transfers from it. */
 export class DeltaClient {
-  readonly server: string;
-  readonly #origin: string;
-  readonly #prefix: string;
-  readonly #agent: Agent;
-  /** Those that bundles come over, side by side; made with the first bundle, or by `keepOpen`. */
-  readonly #lanes: Lane[];
-  /** Further ones, for streams that found none of those free. */
-  readonly #moreLanes: Lane[] = [];
-  readonly #makeLane: () => Lane;
   readonly #timeouts: Timeouts;
-  readonly #kept: KeptLines;
+  readonly #connections: Connections;
   readonly #readers = new ReaderRequests();
-  /** Shortest time from a request to its answer's head so far, in ms: close to one round trip. */
-  roundTripMs: number | undefined;
 
   /**
    * @param connections  that a bundle comes over at once
    * @throws FirstlightError 'usage' where `server` is no http(s) URL
    */
   constructor(server: string, timeouts: Timeouts = DEFAULT_TIMEOUTS, connections = 1) {
-    const url = URL.canParse(server) ? new URL(server) : undefined;
-    if (url === undefined || !/^https?:$/.test(url.protocol)) {
-      throw new FirstlightError('usage', `"${server}" is not the URL of a delta server`, {
-        hint: 'give one such as http://HOST:7070',
-      });
-    }
-    if (url.username !== '' || url.password !== '') {
-      throw new FirstlightError(
-        'usage',
-        'the URL of a delta server has no name and password in it',
-        {
-          hint: 'give one such as http://HOST:7070',
-        },
-      );
-    }
-    this.server = server;
-    this.#origin = url.origin;
-    this.#prefix = url.pathname.replace(/\/+$/, '');
     this.#timeouts = timeouts;
-    const options = {
-      connect: { timeout: timeouts.connectMs },
-      // Idle connections stay: one that has moved bytes needs no slow start the next time.
-      ...IDLE_CLOSE_MS,
-      bodyTimeout: timeouts.idleMs,
-      headersTimeout: timeouts.headMs,
-    };
-    // For what the lanes have no room for: one of its idle connections is closed rather than tried.
-    const { suspectMs } = timeouts.lines ?? LINE_TIMES;
-    const agentIdle = { keepAliveTimeout: suspectMs, keepAliveMaxTimeout: suspectMs };
-    this.#agent = new Agent({ ...options, ...agentIdle, pipelining: 1 });
-    this.#makeLane = () => ({
-      client: new Client(url.origin, { ...options, pipelining: PIPELINED }),
-      usedAt: 0,
-      taken: false,
-    });
-    this.#lanes = Array.from({ length: Math.max(1, connections) }, this.#makeLane);
-    const lines = this.#lanes.map((lane) => this.#line(lane));
-    this.#kept = new KeptLines(lines, () => this.roundTripMs, timeouts.lines);
+    this.#connections = new Connections(server, timeouts, connections);
+  }
+
+  get server(): string {
+    return this.#connections.server;
+  }
+
+  /** Shortest time from a request to its answer's head so far, in ms: close to one round trip. */
+  get roundTripMs(): number | undefined {
+    return this.#connections.roundTripMs;
   }
 
   /**
@@ -169,44 +86,22 @@ export class DeltaClient {
    * @param budgetMs  how long after the last bundle, from now on; 0: not at all. Left out: as before.
    */
   keepOpen(budgetMs?: number): void {
-    this.#kept.keep(budgetMs);
-  }
-
-  /** A lane as it is kept. */
-  #line(lane: Lane): Line {
-    const { client } = lane;
-    return {
-      stats: () => client.stats,
-      get usedAt() {
-        return lane.usedAt;
-      },
-      set usedAt(at: number) {
-        lane.usedAt = at;
-      },
-      say: async (boundMs) => {
-        const startedAt = performance.now();
-        const fresh = !client.stats.connected;
-        const answer = await client.request({
-          path: this.#prefix + API.health,
-          method: 'GET',
-          headersTimeout: boundMs,
-          bodyTimeout: boundMs,
-          // What stands behind it does not wait for its answer.
-          blocking: false,
-        });
-        await answer.body.dump();
-        if (!fresh) this.#tripped(performance.now() - startedAt);
-      },
-    };
+    this.#connections.keep(budgetMs);
   }
 
   /** Asks for a bundle. @throws FirstlightError of the kind that the server or the network gave */
   async delta(request: DeltaRequest, signal?: AbortSignal): Promise<DeltaAnswer> {
-    this.#kept.keep();
-    if (this.#lanes.length > 1) return this.#stripedDelta(request, signal);
+    this.#connections.keep();
+    if (this.#connections.lanes.length > 1) return this.#stripedDelta(request, signal);
     const { deltaMs } = this.#timeouts;
     const headers = deltaHeaders(request);
-    const answer = await this.#request('GET', deltaPath(request), headers, deltaMs, signal);
+    const answer = await this.#connections.request(
+      'GET',
+      deltaPath(request),
+      headers,
+      deltaMs,
+      signal,
+    );
     await this.#expect(answer, [200]);
     return { body: this.#reader(answer), ...this.#named(answer) };
   }
@@ -228,11 +123,11 @@ export class DeltaClient {
 
   /** The same over all connections that are kept for it. */
   async #stripedDelta(request: DeltaRequest, signal?: AbortSignal): Promise<DeltaAnswer> {
-    this.#kept.tryIdle();
+    this.#connections.tryIdle();
     let known: Omit<DeltaAnswer, 'body'> | undefined;
     // Behind a stream of another image the header would wait for megabytes of that.
-    const free = this.#lanes.filter(({ taken }) => !taken);
-    const lanes = free.length > 0 ? free : this.#lanes;
+    const free = this.#connections.lanes.filter(({ taken }) => !taken);
+    const lanes = free.length > 0 ? free : this.#connections.lanes;
     const body = new StripedBody(0, undefined, {
       connections: lanes.length,
       ask: (connection, from, to, abort) =>
@@ -275,24 +170,17 @@ export class DeltaClient {
     signal: AbortSignal,
   ): Promise<PieceHead> {
     if (lane !== undefined) lane.usedAt = performance.now();
-    const connection: Dispatcher = lane?.client ?? this.#agent;
-    try {
-      return await connection.request({
-        origin: this.#origin,
-        path: this.#prefix + (known?.bundlePath ?? deltaPath(request)),
-        method: 'GET',
-        headers: {
-          range: `bytes=${from}-${to - 1}`,
-          ...(known === undefined ? deltaHeaders(request) : { 'if-range': known.etag }),
-        },
-        headersTimeout: this.#timeouts.deltaMs,
-        // Else the next request on the connection would wait for the head of this one's answer.
-        blocking: false,
-        signal,
-      });
-    } catch (error) {
-      throw networkError(error, this.server);
-    }
+    return await this.#connections.request(
+      'GET',
+      known?.bundlePath ?? deltaPath(request),
+      {
+        range: `bytes=${from}-${to - 1}`,
+        ...(known === undefined ? deltaHeaders(request) : { 'if-range': known.etag }),
+      },
+      this.#timeouts.deltaMs,
+      signal,
+      lane?.client ?? this.#connections.spare,
+    );
   }
 
   /** Manifest digest that the server has for a reference now; gives up after `timeoutMs`. */
@@ -300,7 +188,13 @@ export class DeltaClient {
     const bound = AbortSignal.timeout(timeoutMs);
     const both = signal === undefined ? bound : AbortSignal.any([bound, signal]);
     const headers = deltaHeaders(request);
-    const answer = await this.#request('HEAD', deltaPath(request), headers, timeoutMs, both);
+    const answer = await this.#connections.request(
+      'HEAD',
+      deltaPath(request),
+      headers,
+      timeoutMs,
+      both,
+    );
     await this.#expect(answer, [200]);
     await answer.body.dump();
     return header(answer, IMAGE_DIGEST_HEADER);
@@ -310,7 +204,13 @@ export class DeltaClient {
   async chains(chainId: string, timeoutMs: number, signal?: AbortSignal): Promise<ChainImage[]> {
     const bound = AbortSignal.timeout(timeoutMs);
     const both = signal === undefined ? bound : AbortSignal.any([bound, signal]);
-    const answer = await this.#request('GET', `${API.chains}/${chainId}`, {}, timeoutMs, both);
+    const answer = await this.#connections.request(
+      'GET',
+      `${API.chains}/${chainId}`,
+      {},
+      timeoutMs,
+      both,
+    );
     await this.#expect(answer, [200]);
     return parseChains(await readSome(answer.body as Readable, CHAINS_BYTES_MAX), this.server);
   }
@@ -318,7 +218,7 @@ export class DeltaClient {
   /** Says a word to the server, so that its connection stays open; gives up after `timeoutMs`. */
   async ping(timeoutMs: number): Promise<void> {
     const bound = AbortSignal.timeout(timeoutMs);
-    const answer = await this.#request('GET', API.health, {}, timeoutMs, bound);
+    const answer = await this.#connections.request('GET', API.health, {}, timeoutMs, bound);
     await answer.body.dump();
   }
 
@@ -335,7 +235,7 @@ export class DeltaClient {
   ): Promise<BodyReader | 'gone'> {
     const over = this.#readers.begin();
     const follow = (body: Readable) => void body.once('close', over);
-    const connection = this.#freeConnection();
+    const connection = this.#connections.free();
     try {
       return await this.#range(connection, bundlePath, etag, { from, to }, signal, follow);
     } catch (error) {
@@ -364,22 +264,14 @@ export class DeltaClient {
 
   /** A connection for one stream alone; an open one where there is one. */
   takeLane(except: Lane[] = []): StreamLane {
-    const free = [...this.#lanes, ...this.#moreLanes].filter(
-      (lane) => !lane.taken && !except.includes(lane),
-    );
-    let lane = free.find(({ client }) => client.stats.connected) ?? free[0];
-    if (lane === undefined) {
-      lane = this.#makeLane();
-      this.#moreLanes.push(lane);
-    }
-    return this.#streamLane(lane);
+    return this.#streamLane(this.#connections.untaken(except));
   }
 
   /** @param mayShare  false as long as the other connections have something else to bring first */
   #streamLane(own: Lane, mayShare: () => boolean = () => true): StreamLane {
     const { silentMs = SILENT_MS } = this.#timeouts;
     const readersWait = () => this.#readers.wait;
-    const lanes = new StreamLanes(own, this.#lanes, mayShare, readersWait, silentMs);
+    const lanes = new StreamLanes(own, this.#connections.lanes, mayShare, readersWait, silentMs);
     return {
       silentMs,
       range: async (bundlePath, etag, from, to, signal) => {
@@ -405,7 +297,7 @@ export class DeltaClient {
     follow?: (body: Readable) => void,
   ): Promise<BodyReader | 'gone'> {
     const headers = { range: `bytes=${from}-${to - 1}`, 'if-range': etag };
-    const answer = await this.#request(
+    const answer = await this.#connections.request(
       'GET',
       bundlePath,
       headers,
@@ -439,53 +331,6 @@ export class DeltaClient {
     return new BodyReader(answer.body as Readable, (error) => networkError(error, this.server));
   }
 
-  async #request(
-    method: 'GET' | 'HEAD',
-    path: string,
-    headers: Record<string, string>,
-    headersTimeout: number,
-    signal: AbortSignal | undefined,
-    connection: Dispatcher = this.#freeConnection(),
-  ): Promise<Dispatcher.ResponseData> {
-    const startedAt = performance.now();
-    try {
-      const answer = await connection.request({
-        origin: this.#origin,
-        path: this.#prefix + path,
-        method,
-        headers,
-        headersTimeout,
-        // undici would close the connection after a HEAD, for servers that send a body to it.
-        reset: false,
-        // Else the next request on the connection would wait for the head of this one's answer.
-        blocking: false,
-        signal: signal ?? null,
-      });
-      // A new bundle is computed first: that says nothing of the way.
-      if (headersTimeout !== this.#timeouts.deltaMs) this.#tripped(performance.now() - startedAt);
-      return answer;
-    } catch (error) {
-      throw networkError(error, this.server);
-    }
-  }
-
-  /** One that is open and has nothing to do, where there is one: it saves a round trip, and often more. */
-  #freeConnection(): Dispatcher {
-    // Of several, those that are not open are opened by the next bundle.
-    const isOpen = ({ client }: Lane) => client.stats.connected || this.#lanes.length === 1;
-    const free = this.#lanes.find(
-      (lane) => !lane.taken && lane.client.stats.size === 0 && isOpen(lane),
-    );
-    this.#kept.tryIdle();
-    if (free === undefined) return this.#agent;
-    free.usedAt = performance.now();
-    return free.client;
-  }
-
-  #tripped(ms: number): void {
-    if (this.roundTripMs === undefined || ms < this.roundTripMs) this.roundTripMs = ms;
-  }
-
   /** Turns an answer of another status into the error it carries. */
   async #expect(answer: Dispatcher.ResponseData, statuses: number[]): Promise<void> {
     const { statusCode } = answer;
@@ -495,101 +340,7 @@ export class DeltaClient {
   }
 
   /** Closes every connection, those at work too. */
-  async close(): Promise<void> {
-    this.#kept.stop();
-    await Promise.all([
-      this.#agent.destroy(),
-      ...[...this.#lanes, ...this.#moreLanes].map(({ client }) => client.destroy()),
-    ]);
+  close(): Promise<void> {
+    return this.#connections.close();
   }
-}
-
-function deltaPath({ image, platform, bases }: DeltaRequest): string {
-  const query = new URLSearchParams({ image, platform });
-  for (const base of bases) query.append('base', base);
-  return `${API.delta}?${query}`;
-}
-
-function deltaHeaders({ patches }: DeltaRequest): Record<string, string> {
-  return patches ? { [FRAMES_HEADER]: PATCH_FRAMES } : {};
-}
-
-function header(answer: Pick<PieceHead, 'headers'>, name: string): string {
-  const value = answer.headers[name];
-  return typeof value === 'string' ? value : '';
-}
-
-const CHAINS = v.array(
-  v.object({
-    digest: v.string(),
-    name: v.exactOptional(v.string()),
-    platform: v.string(),
-    index: v.pipe(v.number(), v.integer(), v.minValue(0)),
-    layers: v.array(v.string()),
-  }),
-);
-
-function parseChains(text: string, server: string): ChainImage[] {
-  try {
-    return v.parse(CHAINS, JSON.parse(text));
-  } catch (cause) {
-    throw new FirstlightError('corrupt', `${server} does not answer as a delta server`, {
-      hint: 'check the URL given as --server',
-      cause,
-    });
-  }
-}
-
-async function readSome(body: Readable, most: number): Promise<string> {
-  let text = '';
-  try {
-    for await (const chunk of body) {
-      text += (chunk as Buffer).toString('utf8');
-      if (text.length > most) break;
-    }
-  } catch {
-    // The status alone must do: the connection ended inside the explanation.
-  }
-  return text;
-}
-
-/** The error of an answer that is not what was asked for. */
-function errorOf(statusCode: number, text: string, server: string): FirstlightError {
-  try {
-    const { error } = JSON.parse(text) as ErrorBody;
-    if (isErrorKind(error.kind) && typeof error.message === 'string') {
-      const hint = typeof error.hint === 'string' ? { hint: error.hint } : {};
-      return new FirstlightError(error.kind, error.message, hint);
-    }
-  } catch {
-    // No JSON, or not ours: a proxy in between. The status is all there is.
-  }
-  const kind =
-    statusCode >= 500 ? 'unreachable' : statusCode === 401 ? 'unauthorized' : 'unsupported';
-  return new FirstlightError(kind, `${server} answered with HTTP status ${statusCode}`, {
-    hint: 'check the URL given as --server',
-  });
-}
-
-/** An error of the connection in the project's terms. */
-export function networkError(error: unknown, server: string): FirstlightError {
-  if (error instanceof FirstlightError) return error;
-  const { code, name, message } = error as NodeJS.ErrnoException;
-  const hint = 'check that the server runs and that --server names it';
-  if (
-    code === 'UND_ERR_HEADERS_TIMEOUT' ||
-    code === 'UND_ERR_BODY_TIMEOUT' ||
-    name === 'TimeoutError'
-  ) {
-    return new FirstlightError('timeout', `${server} did not answer in time`, {
-      hint,
-      cause: error,
-    });
-  }
-  const why =
-    code === undefined ? message : `${code}${message.includes(code) ? '' : `: ${message}`}`;
-  return new FirstlightError('unreachable', `${server} cannot be reached (${why})`, {
-    hint,
-    cause: error,
-  });
 }

@@ -4,7 +4,8 @@ import test, { type ExecutionContext } from 'ava';
 import { FaultProxy } from '../../test/lib/fault-proxy.ts';
 import { makeImage, someFiles } from '../../test/receive/fixture.ts';
 import { makeStage, SMALL } from '../../test/receive/stage.ts';
-import { DEFAULT_TIMEOUTS, DeltaClient } from './delta-client.ts';
+import { DEFAULT_TIMEOUTS } from './connections.ts';
+import { DeltaClient } from './delta-client.ts';
 import { KeptLines, type Line } from './kept-lines.ts';
 
 const IMAGE = makeImage('kept lines', someFiles('kept lines', SMALL));

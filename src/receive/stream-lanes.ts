@@ -1,5 +1,5 @@
 // Which connections carry one stream: its own, and beside it some that are idle. What does not live here: the
-// connections (delta-client.ts), what the stream asks for (frame-stream.ts).
+// connections (connections.ts), what the stream asks for (frame-stream.ts).
 //
 // The kernel at the server grows each connection's window for itself, and stops the quick growth of slow start when
 // round trips become longer (HyStart). Bursts of connections that begin side by side queue behind each other, so that

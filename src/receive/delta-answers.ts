@@ -1,0 +1,120 @@
+// What is asked of a delta server, and what its answers say: addresses, heads, lists, and its errors in the project's
+// terms. What does not live here: connections (connections.ts), and who asks (delta-client.ts).
+import type { Readable } from 'node:stream';
+import * as v from 'valibot';
+import {
+  API,
+  type ChainImage,
+  type ErrorBody,
+  FRAMES_HEADER,
+  PATCH_FRAMES,
+} from '../delta/protocol.ts';
+import { FirstlightError, isErrorKind } from '../errors/errors.ts';
+import type { PieceHead } from './striped.ts';
+
+/** Most of an error answer that is read. */
+export const ERROR_BODY_BYTES = 64 << 10;
+/** Most of a list of images by chain id that is read. */
+export const CHAINS_BYTES_MAX = 4 << 20;
+
+/** What is asked for. */
+export interface DeltaRequest {
+  /** NAME:TAG or `sha256:...`. */
+  image: string;
+  /** os/arch[/variant]. */
+  platform: string;
+  /** Digests of images that the worker holds. */
+  bases: string[];
+  /** Whether frames may be patches against these. */
+  patches: boolean;
+}
+
+export function deltaPath({ image, platform, bases }: DeltaRequest): string {
+  const query = new URLSearchParams({ image, platform });
+  for (const base of bases) query.append('base', base);
+  return `${API.delta}?${query}`;
+}
+
+export function deltaHeaders({ patches }: DeltaRequest): Record<string, string> {
+  return patches ? { [FRAMES_HEADER]: PATCH_FRAMES } : {};
+}
+
+export function header(answer: Pick<PieceHead, 'headers'>, name: string): string {
+  const value = answer.headers[name];
+  return typeof value === 'string' ? value : '';
+}
+
+const CHAINS = v.array(
+  v.object({
+    digest: v.string(),
+    name: v.exactOptional(v.string()),
+    platform: v.string(),
+    index: v.pipe(v.number(), v.integer(), v.minValue(0)),
+    layers: v.array(v.string()),
+  }),
+);
+
+export function parseChains(text: string, server: string): ChainImage[] {
+  try {
+    return v.parse(CHAINS, JSON.parse(text));
+  } catch (cause) {
+    throw new FirstlightError('corrupt', `${server} does not answer as a delta server`, {
+      hint: 'check the URL given as --server',
+      cause,
+    });
+  }
+}
+
+export async function readSome(body: Readable, most: number): Promise<string> {
+  let text = '';
+  try {
+    for await (const chunk of body) {
+      text += (chunk as Buffer).toString('utf8');
+      if (text.length > most) break;
+    }
+  } catch {
+    // The status alone must do: the connection ended inside the explanation.
+  }
+  return text;
+}
+
+/** The error of an answer that is not what was asked for. */
+export function errorOf(statusCode: number, text: string, server: string): FirstlightError {
+  try {
+    const { error } = JSON.parse(text) as ErrorBody;
+    if (isErrorKind(error.kind) && typeof error.message === 'string') {
+      const hint = typeof error.hint === 'string' ? { hint: error.hint } : {};
+      return new FirstlightError(error.kind, error.message, hint);
+    }
+  } catch {
+    // No JSON, or not ours: a proxy in between. The status is all there is.
+  }
+  const kind =
+    statusCode >= 500 ? 'unreachable' : statusCode === 401 ? 'unauthorized' : 'unsupported';
+  return new FirstlightError(kind, `${server} answered with HTTP status ${statusCode}`, {
+    hint: 'check the URL given as --server',
+  });
+}
+
+/** An error of the connection in the project's terms. */
+export function networkError(error: unknown, server: string): FirstlightError {
+  if (error instanceof FirstlightError) return error;
+  const { code, name, message } = error as NodeJS.ErrnoException;
+  const hint = 'check that the server runs and that --server names it';
+  if (
+    code === 'UND_ERR_HEADERS_TIMEOUT' ||
+    code === 'UND_ERR_BODY_TIMEOUT' ||
+    name === 'TimeoutError'
+  ) {
+    return new FirstlightError('timeout', `${server} did not answer in time`, {
+      hint,
+      cause: error,
+    });
+  }
+  const why =
+    code === undefined ? message : `${code}${message.includes(code) ? '' : `: ${message}`}`;
+  return new FirstlightError('unreachable', `${server} cannot be reached (${why})`, {
+    hint,
+    cause: error,
+  });
+}
