@@ -1,6 +1,6 @@
 // Resolves the DIR of `mount` and `umount`. The client does it, since the daemon must never look at a
 // path that may lie below one of its own mounts.
-import { readFileSync, realpathSync, statSync } from 'node:fs';
+import { readFileSync, realpathSync, statfsSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import {
   isBelow,
@@ -22,10 +22,13 @@ export interface MountPoint {
 /** File system type of our mounts, as /proc/mounts shows it. */
 const FS_TYPE = 'fuse.firstlight';
 
-/** True where a stat of the path says that nobody answers for its mount. */
+/**
+ * True where nobody answers for the mount at the path. Not by stat(2): the kernel goes on telling the attributes
+ * that it keeps. statfs(2) is always asked of the session (fuse_statfs of fs/fuse/inode.c).
+ */
 function answersNot(path: string): boolean {
   try {
-    statSync(path);
+    statfsSync(path);
     return false;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'ENOTCONN';

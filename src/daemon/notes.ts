@@ -2,7 +2,7 @@
 // left: dead mounts, and the containers of clients that nobody watches any more. They stand in the
 // runtime directory: after a reboot there is nothing to clear away.
 import { spawn } from 'node:child_process';
-import { mkdir, readdir, readFile, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, rmdir, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import type { Logger } from '../log/log.ts';
@@ -63,9 +63,12 @@ export async function detachDead(directory: string, log: Logger): Promise<void> 
   }
 }
 
-/** True where nobody answers for the mount. Never call it for a mount of this process. */
+/**
+ * True where nobody answers for the mount; statfs(2) says so, while stat(2) may be told from the kernel's caches.
+ * Never call it for a mount of this process.
+ */
 async function isDead(directory: string): Promise<boolean> {
-  return stat(directory).then(
+  return statfs(directory).then(
     () => false,
     (error: NodeJS.ErrnoException) => error.code === 'ENOTCONN',
   );

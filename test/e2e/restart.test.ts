@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { FaultProxy } from '../lib/fault-proxy.ts';
 import { listTree, treeDifference } from '../lib/images.ts';
-import { until } from '../lib/proc.ts';
+import { run, until } from '../lib/proc.ts';
 import { smallImage } from '../lib/small-image.ts';
 import { Stage } from '../lib/stage.ts';
 
@@ -71,6 +71,34 @@ test.serial(
     );
   },
 );
+
+for (const rw of ['off', 'overlay', 'fuse']) {
+  test.serial(
+    `after kill -9 of the daemon the same command replaces a mount that has been looked at (--rw ${rw})`,
+    async (t) => {
+      const stage = await Stage.open(t);
+      const image = await smallImage(stage.dir);
+      await stage.serve();
+      await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+      const dir = await stage.mount('small:1', ['--rw', rw, '--wait']);
+      // From now on the kernel knows the root's attributes, and tells them though nobody answers.
+      await run('ls', ['-la', dir]);
+      await run('stat', [dir]);
+      const pid = await stage.daemonPid();
+      process.kill(pid, 'SIGKILL');
+      // At once: the mount may be dying still.
+      await stage.must(['mount', 'small:1', dir, '--rw', rw], { timeoutMs: 30_000 });
+      t.not(await stage.daemonPid(), pid);
+      // An overlay's root has the time of its upper directory, to the microsecond (clause 9.7).
+      const shown = treeDifference(
+        await listTree(join(stage.dir, 'small-root')),
+        await listTree(dir),
+      );
+      const below = shown.filter((line) => !line.includes('"path": "."'));
+      t.deepEqual(rw === 'overlay' ? below : shown, []);
+    },
+  );
+}
 
 function alive(pid: number): boolean {
   try {
