@@ -5,7 +5,7 @@ import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { testImage } from '../lib/images.ts';
-import { must } from '../lib/proc.ts';
+import { must, until } from '../lib/proc.ts';
 import { Stage } from '../lib/stage.ts';
 import type { Subject } from '../posix/script.ts';
 import { closeSubject, openSubject, serveTar, wantedSubjects } from '../posix/subject.ts';
@@ -190,7 +190,10 @@ async function allPrograms(t: ExecutionContext, subject: Subject): Promise<void>
   }
   await closeSubject(stage, subject, directory);
   await assertContentsUnchanged(t, stage);
-  t.deepEqual(await readdir(join(stage.root, 'snapshots')), [], 'nothing is left behind');
+  // What else runs on the machine may have copied the mount into a namespace of its own: until that is gone, the
+  // mount is detached and what was written stays.
+  const snapshots = join(stage.root, 'snapshots');
+  await until('nothing is left behind', async () => (await readdir(snapshots)).length === 0);
 }
 
 for (const subject of wantedSubjects().filter((each) => each !== 'plain')) {
