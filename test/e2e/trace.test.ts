@@ -241,6 +241,36 @@ test.serial(
   },
 );
 
+// Where the kernel does not open alone, opens are seen, and the tests of live mounts above are of that.
+const testUnseen = canOpenAlone() ? test.serial : test.serial.skip;
+
+testUnseen('kill -9 of the daemon while it watches the kernel open files', async (t) => {
+  const { stage, image, traces } = await small(t);
+  const dir = await stage.mount('small:1', ['--wait']);
+  await must('cat', [join(dir, image.small[0]!)]);
+  t.is((await stage.mountStatus(dir)).features?.opens, 'unseen');
+  await stage.must(['trace', 'on', dir, '--group', 'killed']);
+  for (const path of image.small.slice(0, 20)) await must('cat', [join(dir, path)]);
+  const [journal] = await readdir(traces);
+  await until('the last of them is in the journal', async () =>
+    (await readFile(join(traces, journal!), 'utf8')).includes(image.small[19]!),
+  );
+  const pid = await stage.daemonPid();
+  process.kill(pid, 'SIGKILL');
+  await until('the daemon has ended', async () => {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+    return stat === undefined || / Z /.test(stat);
+  });
+  await stage.must(['mount', 'small:1', dir]);
+  t.is((await stage.mountStatus(dir)).trace, null, 'it has ended with its daemon');
+  const trace = await theTrace(t, traces);
+  t.like(trace, { recovered: true, group: 'killed' });
+  t.deepEqual(
+    trace.seq.map(({ path }) => path),
+    image.small.slice(0, 20),
+  );
+});
+
 test.serial('a descriptor that outlives a detached mount does not hold its trace up', async (t) => {
   const { stage, image, traces } = await small(t);
   const dir = await stage.mount('small:1', ['--rw', 'off', '--trace', 'lazy', '--wait']);
@@ -277,9 +307,6 @@ test.serial('run --trace records a container from its first file to its end', as
   const { ranges, sizeBytes } = item(trace, 'bin/busybox');
   if (sizeBytes! > MIB) t.is(ranges![0]!.offsetBytes, 0);
 });
-
-// Where the kernel does not open alone, opens are seen, and the tests above are of that.
-const testUnseen = canOpenAlone() ? test.serial : test.serial.skip;
 
 for (const rw of ['off', 'overlay']) {
   testUnseen(
