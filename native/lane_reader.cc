@@ -26,8 +26,93 @@ constexpr int kMiss = 4;
 constexpr uint32_t kRetry = 16;
 // So many requests in a row that were waiting already: one lane is not enough.
 constexpr uint32_t kQueuedMax = 8;
+// A lane that is at the same thing for so long, or twice that, waits for a disk.
+constexpr std::chrono::milliseconds kPatrol{1};
+// Patrols without anything new after which it sleeps.
+constexpr int kQuietMax = 50;
 
 }  // namespace
+
+// Under the lock.
+bool LaneGate::take(uint64_t* turn) {
+  uint64_t free = state_.load();
+  if ((free & kTaken) != 0) return false;
+  // Nobody else changes it: the place is nobody's.
+  *turn = free + kNext + kTaken;
+  state_.store(*turn);
+  return true;
+}
+
+// Under the lock. `seen`: the state that has been there for a patrol.
+bool LaneGate::take_over(uint64_t seen, uint64_t* turn) {
+  if ((seen & kRisk) == 0) return false;
+  *turn = (seen & ~kRisk) + kNext;
+  // Fails where it was over at this moment.
+  return state_.compare_exchange_strong(seen, *turn);
+}
+
+uint64_t LaneGate::enter() {
+  uint64_t turn = 0;
+  bool patrols = false;
+  uint64_t seen = 0;
+  int quiet = 0;
+  std::unique_lock lock(mutex_);
+  while (!take(&turn)) {
+    if (!patrols && !patrolled_) patrols = patrolled_ = true;
+    if (!patrols) {
+      standing_by_++;
+      free_.wait(lock);
+      standing_by_--;
+      continue;
+    }
+    seen = state_.load();
+    if (quiet >= kQuietMax) {
+      asleep_.store(true);
+      // One that came before this was seen is looked at below; one that comes later wakes it.
+      if ((state_.load() & kRisk) == 0) patrol_.wait(lock);
+      asleep_.store(false);
+      quiet = 0;
+      continue;
+    }
+    patrol_.wait_for(lock, kPatrol);
+    quiet = state_.load() == seen && (seen & kRisk) == 0 ? quiet + 1 : 0;
+    if (state_.load() == seen && take_over(seen, &turn)) break;
+  }
+  if (patrols) {
+    patrolled_ = false;
+    // Another takes over the patrol.
+    free_.notify_one();
+  }
+  return turn;
+}
+
+void LaneGate::leave(uint64_t turn) {
+  std::lock_guard lock(mutex_);
+  uint64_t now = state_.load();
+  if ((now & ~kRisk) != (turn & ~kRisk)) return;
+  // It may be taken over just now, and is not ours to give then.
+  if (!state_.compare_exchange_strong(now, turn & ~(kRisk | kTaken))) return;
+  if (standing_by_ > 0) {
+    free_.notify_one();
+  } else {
+    patrol_.notify_one();
+  }
+}
+
+void LaneGate::risk(uint64_t turn) {
+  // Fails where another has the place: then there is nothing to say.
+  if (!state_.compare_exchange_strong(turn, turn | kRisk)) return;
+  if (!asleep_.load()) return;
+  std::lock_guard lock(mutex_);
+  patrol_.notify_one();
+}
+
+uint64_t LaneGate::safe(uint64_t turn) {
+  uint64_t next = (turn & ~kRisk) + kNext;
+  uint64_t now = turn | kRisk;
+  if (state_.compare_exchange_strong(now, next)) return next;
+  return now == turn ? turn : 0;
+}
 
 void LaneReader::set_blocking(bool blocking) {
   if (blocking_ == blocking) return;
@@ -67,11 +152,11 @@ ssize_t LaneReader::look(uint8_t* buffer, size_t bytes) {
 }
 
 ssize_t LaneReader::read(uint8_t* buffer, size_t bytes) {
-  if (!holding_ && !alone_) {
-    gate_->enter();
+  if (std::exchange(risky_, false)) turn_ = gate_->safe(turn_);
+  if (turn_ == 0 && !alone_) {
+    turn_ = gate_->enter();
     queued_ = 0;
   }
-  holding_ = true;
   ssize_t got = -1;
   errno = EAGAIN;
   if (worth_looking()) got = look(buffer, bytes);
@@ -88,8 +173,13 @@ ssize_t LaneReader::read(uint8_t* buffer, size_t bytes) {
 }
 
 void LaneReader::pass_on() {
-  if (!std::exchange(holding_, false) || alone_) return;
-  gate_->leave();
+  risky_ = false;
+  if (turn_ != 0) gate_->leave(std::exchange(turn_, 0));
+}
+
+void LaneReader::may_block() {
+  if (turn_ == 0 || std::exchange(risky_, true)) return;
+  gate_->risk(turn_);
 }
 
 }  // namespace firstlight

@@ -130,6 +130,8 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   void dispatch(const uint8_t* bytes, size_t length, uint32_t lane, uint8_t* scratch);
   /** The calling thread may wait for a disk from here on. */
   void about_to_block() { transport_->about_to_block(); }
+  /** It may, but hardly ever does: until its next request. */
+  void may_block() { transport_->may_block(); }
   /** Sends a reply. Returns 0 or a negative errno. */
   int reply(uint32_t lane, uint64_t unique, int error, const void* data, size_t bytes);
   /** Lets a request wait: kParked takes it, with its event sent; else it can be answered (or

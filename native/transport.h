@@ -30,6 +30,9 @@ class Transport {
   /** The calling thread is about to wait for a disk or the like: another lane shall take the
    * requests. */
   virtual void about_to_block() {}
+  /** What it does until the next `receive` hardly ever waits for a disk, but may: then another lane
+   * shall take the requests. */
+  virtual void may_block() {}
 
   /** Sends one reply (fuse_out_header first). Any thread. Returns 0 or a negative errno. */
   virtual int reply(uint32_t lane, const iovec* pieces, int count) = 0;

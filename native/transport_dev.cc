@@ -138,6 +138,10 @@ void DevTransport::about_to_block() {
   if (own_reader != nullptr) own_reader->pass_on();
 }
 
+void DevTransport::may_block() {
+  if (own_reader != nullptr) own_reader->may_block();
+}
+
 int DevTransport::reply(uint32_t lane, const iovec* pieces, int count) {
   ssize_t sent;
   while ((sent = writev(lanes_[lane].get(), pieces, count)) < 0 && errno == EINTR) {

@@ -33,6 +33,7 @@ class DevTransport : public Transport {
   uint32_t lanes() const override { return static_cast<uint32_t>(lanes_.size()); }
   ssize_t receive(uint32_t lane, uint8_t* buffer, size_t bytes) override;
   void about_to_block() override;
+  void may_block() override;
   int reply(uint32_t lane, const iovec* pieces, int count) override;
   int notify(const iovec* pieces, int count) override;
   ssize_t receive_now(uint8_t* buffer, size_t bytes) override;

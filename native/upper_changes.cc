@@ -155,7 +155,7 @@ int op_create_upper(const Context& c) {
   if (directory == nullptr || !directory->changes || !plain || !may_make_files()) {
     return send_upcall(c, decode_create);
   }
-  c.session.about_to_block();
+  c.session.may_block();
   UpperOpen open;
   fuse_entry_out entry;
   if (!create(c, *directory, *name, &open, &entry)) return send_upcall(c, decode_create);
@@ -173,7 +173,7 @@ int op_unlink_upper(const Context& c) {
   auto name = c.request.name();
   auto directory = name ? find_lent(c, *name) : nullptr;
   if (directory == nullptr || !directory->changes) return send_upcall(c, decode_remove);
-  c.session.about_to_block();
+  c.session.may_block();
   return remove(c, *directory, *name) ? 0 : send_upcall(c, decode_remove);
 }
 

@@ -205,7 +205,7 @@ int release_upper(const Context& c) {
     session.upcall(std::move(message));
   }
   // The last descriptor of a file without a name: its blocks are freed now.
-  session.about_to_block();
+  session.may_block();
   return 0;
 }
 

@@ -28,7 +28,10 @@ int main(int count, char** words) {
   Random random(seed);
   if (mode == "toc") fuzz_toc(deadline, random);
   if (mode == "requests") fuzz_requests(deadline, random);
-  if (mode == "threads") fuzz_threads(deadline, random);
+  if (mode == "threads") {
+    lane_rules(random);
+    fuzz_threads(deadline, random);
+  }
   if (mode == "opens") fuzz_opens(deadline, random);
   if (mode == "writable") fuzz_writable(deadline, random);
   if (mode == "units") {

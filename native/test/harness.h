@@ -30,6 +30,8 @@ void fuzz_writable(const Deadline& deadline, Random& random);
 void units();
 /** What opens do while another thread opens, releases or maps the same file. */
 void open_rules();
+/** Which lane reads, and who takes its place. */
+void lane_rules(Random& random);
 /** What a notification that waits in the kernel delays. */
 void notifier_rules();
 
