@@ -15,8 +15,8 @@ import { DEFAULT_TIMEOUTS, type Timeouts } from './connections.ts';
 import { type DeltaAnswer, DeltaClient } from './delta-client.ts';
 import { findInBases, readHeader } from './header.ts';
 import type { Progress } from './progress.ts';
+import { completeImages } from './replan.ts';
 import { type OpenContext, SharedImage } from './shared-image.ts';
-import { completeImages } from './transfer.ts';
 
 /** What is to be opened, and how. */
 export interface ReceiverOptions {

@@ -1,6 +1,6 @@
 // The transfer of one image: a stream of frames from the first missing one on, frames out of order
 // for readers that wait, retries, and the end. Several mounts share it. What does not live here:
-// opening (receiver.ts), HTTP (delta-client.ts), decoding and storing (intake.ts, arrivals.ts).
+// opening (receiver.ts), HTTP (delta-client.ts), asking anew (replan.ts), decoding and storing (intake.ts, arrivals.ts).
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BundleHeader } from '../delta/bundle.ts';
 import { FirstlightError, toErrno, toFirstlightError } from '../errors/errors.ts';
@@ -13,12 +13,13 @@ import { type BackoffBounds, backoffMs, DEFAULT_BACKOFF } from './backoff.ts';
 import type { DeltaAnswer, DeltaClient, StreamLane } from './delta-client.ts';
 import { FramePlan } from './frame-plan.ts';
 import { type FirstRun, FrameStream } from './frame-stream.ts';
-import { findInBases, readHeader } from './header.ts';
+import { findInBases } from './header.ts';
 import { Intake } from './intake.ts';
 import { OutOfOrder } from './out-of-order.ts';
+import { Pace } from './pace.ts';
 import { hasPatches, PatchBases } from './patch-bases.ts';
 import type { Progress } from './progress.ts';
-import { RateMeter } from './rate-meter.ts';
+import { askAnew } from './replan.ts';
 import { Wants } from './wants.ts';
 
 /** What a transfer is made of. */
@@ -34,22 +35,6 @@ export interface TransferParts {
   abort: AbortController;
   backoff?: BackoffBounds;
 }
-
-/**
- * An answer that is under way is read on over frames that are here already up to this many bytes: leaving it
- * breaks the connection off, and the next one pays for its set-up and slow start (about a
- * second for 4 MB at 150 ms and 100 Mbit/s).
- */
-const LEAVE_BYTES = 4 << 20;
-
-/** What is to be under way while nothing has been measured, and at least. */
-const SOON_BYTES = { unmeasured: 1 << 20, least: 128 << 10 };
-/**
- * The stream has as much under way as the line brings in this many round trips, and in so many ms
- * more in which a busy processor may come too late to ask. Less leaves the line empty; more keeps a reader waiting
- * for what stands behind it, and lets a line that has become faster show it no sooner.
- */
-const SOON = { roundTrips: 1.5, slackMs: 50 };
 
 /** Frames of a stream came wrong: the one that has done so most often, so many times. */
 class WrongFramesError extends FirstlightError {
@@ -67,7 +52,7 @@ export class Transfer {
   readonly #intake: Intake;
   readonly #fetcher: OutOfOrder;
   readonly #wants: Wants;
-  readonly #rate = new RateMeter();
+  readonly #pace: Pace;
   readonly #signal: AbortSignal;
   readonly progress: Progress;
   #complete = Promise.withResolvers<void>();
@@ -89,6 +74,7 @@ export class Transfer {
     this.#signal = parts.abort.signal;
     this.progress = parts.progress;
     const { store, arrivals, log, client } = parts;
+    this.#pace = new Pace(() => client.roundTripMs);
     this.#intake = new Intake(store, arrivals, log, {
       changed: () => this.#changed(),
       storeFailed: (error) => this.#storeFailed(error),
@@ -114,7 +100,7 @@ export class Transfer {
       {
         plan: () => this.#plan,
         stream: () => this.#stream,
-        soonBytes: () => this.#soonBytes(),
+        soonBytes: () => this.#pace.soonBytes,
         fetch: (plan, content, frames) => this.#fetcher.want(plan, content, frames),
         fetchRest: () => this.#fetcher.resume(),
       },
@@ -367,21 +353,6 @@ export class Transfer {
     return new FrameStream(plan, ask, () => lane.release(), first, lane.silentMs);
   }
 
-  /** Bytes that the stream brings in about the time that another request would take. */
-  #soonBytes(): number {
-    const { bytesPerMs } = this.#rate;
-    const { roundTripMs } = this.#parts.client;
-    if (bytesPerMs === undefined || roundTripMs === undefined) return SOON_BYTES.unmeasured;
-    const ms = SOON.roundTrips * roundTripMs + SOON.slackMs;
-    return Math.max(SOON_BYTES.least, bytesPerMs * ms);
-  }
-
-  /** Bytes that the line brings while a new connection gets up to speed: four round trips. */
-  #leaveBytes(): number {
-    const { roundTripMs } = this.#parts.client;
-    return Math.max(LEAVE_BYTES, (this.#rate.bytesPerMs ?? 0) * (roundTripMs ?? 0) * 4);
-  }
-
   /** Reads a stream to its end, or until going on costs more than asking anew. */
   async #pump(stream: FrameStream): Promise<void> {
     const { plan } = stream;
@@ -389,11 +360,11 @@ export class Transfer {
     this.progress.state = 'receiving';
     let wrong = 0;
     try {
-      this.#rate.start();
+      this.#pace.rate.start();
       for (;;) {
         await this.#intake.room();
-        if (this.#plan !== plan || stream.uselessBytes > this.#leaveBytes()) return;
-        const came = await stream.next(this.#soonBytes());
+        if (this.#plan !== plan || stream.uselessBytes > this.#pace.leaveBytes) return;
+        const came = await stream.next(this.#pace.soonBytes);
         if (came === 'gone') return this.#bundleGone(plan);
         if (came === undefined) break;
         const { frame, bytes, data } = came;
@@ -402,7 +373,7 @@ export class Transfer {
           else wrong = Math.max(wrong, this.#intake.timesWrong(plan, frame));
         }
         this.#received(bytes);
-        this.#rate.add(bytes);
+        this.#pace.rate.add(bytes);
         // The bytes may have lain ready: let timers, answers and callbacks have their turn.
         await new Promise((resolve) => setImmediate(resolve));
       }
@@ -422,30 +393,11 @@ export class Transfer {
 
   /** Asks for a bundle of the same image anew; only its missing frames will be fetched. */
   async #replan(): Promise<FrameStream | undefined> {
-    const { store, image, client, arrivals, template } = this.#parts;
+    const { store, image, client, arrivals } = this.#parts;
     for (;;) {
-      const bases = this.#withoutBases
-        ? []
-        : completeImages(store).filter((b) => b !== image.digest);
-      const patches = !this.#withoutPatches;
-      const request = { image: image.digest, platform: image.state.platform, bases, patches };
-      const answer = await client.delta(request, this.#signal);
+      const without = { bases: this.#withoutBases, patches: this.#withoutPatches };
+      const { answer, header, raw } = await askAnew(this.#parts, without, this.#signal);
       try {
-        const { header, raw } = await readHeader(answer.body);
-        if (!patches && hasPatches(header)) {
-          throw new FirstlightError('corrupt', `${client.server} sends patches where none may be`, {
-            hint: 'use the same release on server and worker',
-          });
-        }
-        if (header.imageDigest !== image.digest || !header.toc.bytes.equals(template.toc.bytes)) {
-          throw new FirstlightError(
-            'corrupt',
-            `${client.server} describes ${image.digest} differently now`,
-            {
-              hint: 'unmount the image, remove it with "firstlight image rm" and mount it again',
-            },
-          );
-        }
         await store.guard(async () => arrivals.adopt((await findInBases(store, header)).found));
         const { bundlePath, etag } = answer;
         await image.setBundle(raw, { server: client.server, bundlePath, etag });
@@ -478,7 +430,7 @@ export class Transfer {
     const { frames } = plan;
     const first = plan.nextMissing(0);
     const useless = first < 0 ? plan.bytesDone : frames[first]!.offset - frames[0]!.offset;
-    if (useless > this.#leaveBytes()) {
+    if (useless > this.#pace.leaveBytes) {
       body.destroy();
       return undefined;
     }
@@ -512,17 +464,4 @@ export class Transfer {
     log.info({ frames: plan.frames.length, bytes: this.progress.receivedBytes }, 'complete');
     this.#complete.resolve();
   }
-}
-
-/** Most images that are named to the server as bases. */
-const BASES_MAX = 64;
-
-/** Digests of the complete images, those used last first. */
-export function completeImages(store: LayerStore): string[] {
-  return store
-    .images()
-    .filter((image) => image.complete)
-    .sort((a, b) => b.lastUsedAt - a.lastUsedAt)
-    .slice(0, BASES_MAX)
-    .map((image) => image.digest);
 }
