@@ -99,11 +99,21 @@ bool HandleTable::set_open_mode(OpenMode mode) {
 
 bool HandleTable::end_opens() {
   if (unseen()) return true;
-  std::lock_guard lock(mutex_);
-  // Again: an open that somebody wants to see may have come between.
-  if (open_mode() != OpenMode::kUnseen || passthrough_ > 0) return false;
-  unseen_.store(true, std::memory_order_relaxed);
-  // Handles that are open now stay until the session ends: the kernel sends no RELEASE any more.
+  std::vector<std::shared_ptr<Handle>> open;
+  {
+    std::lock_guard lock(mutex_);
+    // Again: an open that somebody wants to see may have come between.
+    if (open_mode() != OpenMode::kUnseen || passthrough_ > 0) return false;
+    unseen_.store(true, std::memory_order_relaxed);
+    // They stay in the table until the session ends: the kernel sends no RELEASE any more.
+    for (const auto& [fh, handle] : handles_) open.push_back(handle);
+  }
+  // A READ that is just opening its file may wait for the disk.
+  if (!open.empty()) transport_.about_to_block();
+  for (const auto& handle : open) {
+    std::lock_guard lock(handle->lock);
+    handle->fd.reset();
+  }
   return true;
 }
 

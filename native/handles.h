@@ -64,7 +64,8 @@ struct Handle {
 
   // Under `lock`.
   std::mutex lock;
-  UniqueFd fd;
+  /** Shared with READs that are under way. */
+  std::shared_ptr<const UniqueFd> fd;
   /** ContentTable::epoch when fd was opened. */
   uint32_t epoch = 0;
   /** fd is the verified whole. One opened while parts arrive may stay behind: where the content
@@ -113,7 +114,8 @@ class HandleTable {
   /** Says what is to become of opens. False where they are unseen already, which stays so. */
   bool set_open_mode(OpenMode mode);
   OpenMode open_mode() const { return open_mode_.load(std::memory_order_relaxed); }
-  /** True where opens are unseen from now on, or were before. */
+  /** True where opens are unseen from now on, or were before. Closes what handles have open: the
+   * kernel tells of no close any more, and they can be read by node. */
   bool end_opens();
   bool unseen() const { return unseen_.load(std::memory_order_relaxed); }
 

@@ -84,7 +84,7 @@ int open_handle(Session& session, const Target& t, bool direct, UniqueFd fd, uin
   handle->direct = direct;
   handle->exec = (t.flags & kOpenForExec) != 0;
   handle->whole = static_cast<bool>(fd);
-  handle->fd = std::move(fd);
+  if (fd) handle->fd = std::make_shared<const UniqueFd>(std::move(fd));
   handle->epoch = epoch;
   switch (session.handles().commit(handle, 0, t.by_tree)) {
     case Commit::kDone:

@@ -71,7 +71,7 @@ int read_by_node(Session& session, const Target& t, uint64_t offset, uint32_t by
 
 int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offset, uint32_t bytes,
                 uint8_t* scratch) {
-  int fd;
+  std::shared_ptr<const UniqueFd> fd;
   {
     std::unique_lock lock(handle.lock, std::try_to_lock);
     if (!lock) {
@@ -82,7 +82,8 @@ int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offs
     uint32_t epoch = table.epoch();
     bool whole = table.state(t.content) == ContentState::kRoLayer;
     // Programs have thousands of files open, and where opens become unseen a handle stays for good.
-    if (whole && !handle.fd) {
+    if (whole && (!handle.fd || session.handles().open_mode() != OpenMode::kSeen)) {
+      handle.fd.reset();
       lock.unlock();
       return read_by_node(session, t, offset, bytes, scratch);
     }
@@ -91,18 +92,13 @@ int read_handle(Session& session, const Target& t, Handle& handle, uint64_t offs
       UniqueFd opened = whole ? open_whole(session, t.content, &error)
                               : session.tree().open_arriving(t.content, &error);
       if (!opened) return -error;
-      // A READ of another thread may still use the old one: keep its number, change what it names.
-      if (!handle.fd) {
-        handle.fd = std::move(opened);
-      } else if (dup3(opened.get(), handle.fd.get(), O_CLOEXEC) < 0) {
-        return -errno;
-      }
+      handle.fd = std::make_shared<const UniqueFd>(std::move(opened));
       handle.epoch = epoch;
       handle.whole = whole;
     }
-    fd = handle.fd.get();
+    fd = handle.fd;
   }
-  return read_file(session, t, fd, offset, bytes, scratch);
+  return read_file(session, t, fd->get(), offset, bytes, scratch);
 }
 
 // The kernel reads through a passthrough handle only for fadvise(WILLNEED) and the like.

@@ -527,6 +527,40 @@ test('opens through the cache take no descriptor each, which would stay when ope
   t.true((await open()) - before < 10);
 });
 
+test('files that were read while they arrived hold no descriptor when opens are unseen', async (t) => {
+  const made = await tree();
+  const names = Array.from({ length: 30 }, (_, i) => `arriving/${i}`);
+  for (const [i, name] of names.entries()) made.file(name, noise(PART_BYTES + 1000, 200 + i));
+  const fixture = await Fixture.make(t, made);
+  const { points } = await fixture.mount({ opens: OPENS.Cached });
+  const actor = await Actor.start(fixture);
+  const open = async () => (await readdir(`/proc/${fixture.child.pid}/fd`)).length;
+  const before = await open();
+  const fds: number[] = [];
+  for (const name of names) {
+    await fixture.arriveParts(name, [0]);
+    const fd = await actor.open(`${points[0]}/${name}`);
+    t.is((await actor.pread(fd, 5, 5)).length, 5);
+    fds.push(fd);
+  }
+  t.true((await open()) >= before + names.length, 'each has one while it arrives');
+  for (const name of names) {
+    await fixture.arriveParts(name, [1]);
+    await fixture.completeParts(name);
+  }
+  await fixture.arrive('other');
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  await untilUnseen({ fixture, root: points[0]! } as World);
+  t.true((await open()) < before + 10);
+  for (const [i, fd] of fds.entries()) {
+    const data = fixture.bytes(fixture.content(names[i]!));
+    t.deepEqual(
+      await actor.pread(fd, PART_BYTES - 3, 7),
+      data.subarray(PART_BYTES - 3, PART_BYTES + 4),
+    );
+  }
+});
+
 test('without passthrough opens can be unseen as well', async (t) => {
   const { fixture, root } = await world(t, OPENS.Unseen, { passthrough: false });
   t.true(LARGE.equals(await readFile(`${root}/lib/large.so`)));
