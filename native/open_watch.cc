@@ -60,8 +60,9 @@ OpenWatch::~OpenWatch() {
 
 int OpenWatch::start(const std::string& mount_point, std::string* what) {
   auto fail = [&](const char* step) {
+    int error = errno;
     *what = step + (" " + mount_point);
-    return errno;
+    return error;
   };
   UniqueFd root(open(mount_point.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!root) return fail("open");

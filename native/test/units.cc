@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -11,8 +13,10 @@
 #include "../adopted.h"
 #include "../attributes.h"
 #include "../negotiate.h"
+#include "../open_watch.h"
 #include "../procfs.h"
 #include "harness.h"
+#include "world.h"
 
 namespace firstlight::test {
 
@@ -46,10 +50,40 @@ void written_files() {
   check(!file.is_written(), "one that came and went");
 }
 
+// What a file handle of the kernel names is a regular file of the table, or nothing.
+void opened_by_handle() {
+  Store store(make_toc());
+  auto tree = store.open();
+  check(tree != nullptr, "a template");
+  const Toc& toc = tree->toc();
+  auto row_of = [&](int type, uint32_t high, uint32_t low, size_t length) {
+    uint32_t words[4] = {high, low, 0, 0};
+    uint8_t bytes[sizeof words];
+    memcpy(bytes, words, sizeof words);
+    return OpenWatch::row_of_handle(toc, type, bytes, length);
+  };
+  constexpr int kFuse = 0x81;
+  uint32_t files = 0;
+  for (uint32_t row = 0; row < toc.rows(); row++) {
+    bool regular = (toc.row(row).mode & S_IFMT) == S_IFREG;
+    files += regular ? 1 : 0;
+    check(row_of(kFuse, 0, row + 1, 12) == (regular ? row : kNone), "a handle of FUSE");
+    check(row_of(kFuse, 1, row + 1, 12) == kNone, "a node of another tree");
+    check(row_of(1, 0, row + 1, 12) == kNone, "a handle of another kind");
+    check(row_of(kFuse, 0, row + 1, 8) == kNone, "a short handle");
+    check(row_of(kFuse, 0, row + 1, 16) == kNone, "a long handle");
+  }
+  check(files > 0, "a file in the table");
+  check(row_of(kFuse, 0, 0, 12) == kNone, "no node");
+  check(row_of(kFuse, 0, toc.rows() + 1, 12) == kNone, "a node beyond the table");
+  check(row_of(kFuse, ~0u, ~0u, 12) == kNone, "the last node");
+}
+
 }  // namespace
 
 void units() {
   written_files();
+  opened_by_handle();
   // Signals: SigPnd ShdPnd SigBlk SigIgn SigCgt; SIGTERM is 15 (bit 14), SIGUSR1 10, SIGKILL 9.
   auto status = [](const char* pending, const char* shared, const char* blocked,
                    const char* ignored, const char* caught) {
