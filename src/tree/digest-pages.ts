@@ -4,6 +4,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 
 const DIGEST_BYTES = 32;
 const PAGE_BYTES = 64 << 10;
+const UNKNOWN = '0'.repeat(2 * DIGEST_BYTES);
 
 export class DigestPages {
   readonly #path: string;
@@ -15,17 +16,23 @@ export class DigestPages {
     this.#path = path;
   }
 
+  /** The same as `get`, where it can be said without reading the file. */
+  known(content: number): string | undefined {
+    const at = content * DIGEST_BYTES;
+    return digestAt(this.#pages.get(Math.floor(at / PAGE_BYTES)), at % PAGE_BYTES);
+  }
+
   /**
    * 64 hex digits; undefined where the digest is not known yet.
    * @throws errors of the file
    */
   async get(content: number): Promise<string | undefined> {
     const at = content * DIGEST_BYTES;
-    const number = Math.floor(at / PAGE_BYTES);
-    const from = at % PAGE_BYTES;
-    const known = digestAt(this.#pages.get(number), from);
     // A page that was read before the content arrived holds zeros there.
-    return known ?? digestAt(await this.#read(number), from);
+    return (
+      this.known(content) ??
+      digestAt(await this.#read(Math.floor(at / PAGE_BYTES)), at % PAGE_BYTES)
+    );
   }
 
   async #read(number: number): Promise<Buffer> {
@@ -45,9 +52,7 @@ export class DigestPages {
 }
 
 function digestAt(page: Buffer | undefined, from: number): string | undefined {
-  const bytes = page?.subarray(from, from + DIGEST_BYTES);
-  if (bytes === undefined || bytes.length < DIGEST_BYTES || bytes.every((byte) => byte === 0)) {
-    return undefined;
-  }
-  return bytes.toString('hex');
+  if (page === undefined || page.length < from + DIGEST_BYTES) return undefined;
+  const hex = page.toString('hex', from, from + DIGEST_BYTES);
+  return hex === UNKNOWN ? undefined : hex;
 }

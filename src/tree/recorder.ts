@@ -47,6 +47,8 @@ export class Recorder {
   readonly #offsetNs: number;
   /** Files that were opened and not all there yet: path by content. */
   readonly #arriving = new Map<number, string[]>();
+  /** Rows that have been told of. */
+  readonly #told = new Set<number>();
   /** Rows of large files whose reads could not be seen: they count as read whole. */
   readonly #unseen = new Set<number>();
   readonly #timer: NodeJS.Timeout;
@@ -122,8 +124,15 @@ export class Recorder {
     const { accesses, lost } = session.takeTrace();
     if (lost > 0) this.#writer.addLost(lost);
     for (const access of accesses) {
-      if (access.kind === 'open') await this.#opened(access);
-      else this.#read(access);
+      if (access.kind === 'open') {
+        await this.#opened(access);
+      } else {
+        // Its open was before the trace, or comes after it: events of opens may be slower than requests.
+        if (!this.#told.has(access.row)) {
+          await this.#opened({ ...access, waitNs: 0, readsSeen: true });
+        }
+        this.#read(access);
+      }
     }
     await this.#lookForArrivals();
     this.#writer.received({ atNs: this.#nowNs(), bytes: sink.receivedBytes() });
@@ -141,10 +150,15 @@ export class Recorder {
     const sizeBytes = toc.size(row);
     const sight: Opened = { path, layer: toc.layer(row), accessNs, waitNs, sizeBytes };
     const content = toc.content(row);
-    const digest = content < 0 ? undefined : await this.#digest(content);
+    const arrivedNs = content < 0 ? undefined : this.#arrivedNs(content);
+    // Most files are there by then, and all that can be said of them is said at once.
+    if (arrivedNs !== undefined) sight.arrivedNs = arrivedNs;
+    const digest =
+      content < 0 ? undefined : (this.#knownDigest(content) ?? (await this.#digest(content)));
     if (digest !== undefined) sight.digest = digest;
+    this.#told.add(row);
     this.#writer.opened(sight);
-    if (content >= 0) {
+    if (content >= 0 && arrivedNs === undefined) {
       const paths = this.#arriving.get(content);
       if (paths === undefined) this.#arriving.set(content, [path]);
       else paths.push(path);
@@ -164,6 +178,10 @@ export class Recorder {
     );
   }
 
+  #knownDigest(content: number): string | undefined {
+    return this.#digestsFailed ? undefined : this.#digests?.known(content);
+  }
+
   async #digest(content: number): Promise<string | undefined> {
     if (this.#digests === undefined || this.#digestsFailed) return undefined;
     try {
@@ -177,13 +195,18 @@ export class Recorder {
     }
   }
 
+  /** When the last byte of a content came; 0 where it was there before, undefined where it is not yet. */
+  #arrivedNs(content: number): number | undefined {
+    const atMs = this.#watch.at(content);
+    if (atMs !== undefined) return Math.max(0, Math.round((atMs - this.#startMs) * 1e6));
+    const state = this.#options.template.native.state(content);
+    return state === CONTENT_STATE.RoLayer ? 0 : undefined;
+  }
+
   async #lookForArrivals(): Promise<void> {
-    const twin = this.#options.template.native;
     for (const [content, paths] of this.#arriving) {
-      const atMs = this.#watch.at(content);
-      if (atMs === undefined && twin.state(content) !== CONTENT_STATE.RoLayer) continue;
-      // Readable and never seen to arrive: it was there before.
-      const atNs = atMs === undefined ? 0 : Math.max(0, Math.round((atMs - this.#startMs) * 1e6));
+      const atNs = this.#arrivedNs(content);
+      if (atNs === undefined) continue;
       const digest = await this.#digest(content);
       for (const path of paths) this.#writer.arrived(path, atNs, digest);
       this.#arriving.delete(content);
