@@ -75,7 +75,7 @@ async function main(space: Workspace): Promise<void> {
   await worker.run('image', 'add', `rootfs:${tar}`, '--name', 'python:bench');
   for (const rw of ['off', 'overlay']) {
     const root = space.makeDirectory(rw);
-    // Otherwise the first walk would be the last that can be traced.
+    // Otherwise the kernel opens alone in all walks but the first, and a trace only watches.
     await worker.run('mount', 'python:bench', root, '--rw', rw, '--opens', 'seen', '--wait');
     await measure(rows, `walk-read-${rw}`, worker, root);
   }
