@@ -22,8 +22,10 @@ constexpr size_t kHandleBytes = 12;
 // Larger than any handle of FUSE; a filesystem that wants more is another one.
 constexpr size_t kHandleRoom = 64;
 constexpr uint64_t kRootNode = 1;
-// Descriptors that are open at a time, one for each event of a read(2).
-constexpr size_t kEventsAtOnce = 64;
+// An event for which there is no descriptor comes with the error in its place (linux/fanotify.h,
+// FAN_REPORT_FD_ERROR, since Linux 6.13). Without, it goes unsaid where others came before it in
+// the same read(2).
+constexpr unsigned kReportFdError = 0x2000;
 
 uint64_t node_of_handle(int type, const uint8_t* bytes, size_t length) {
   if (type != kHandleType || length != kHandleBytes) return 0;
@@ -74,7 +76,12 @@ int OpenWatch::start(const std::string& mount_point, std::string* what) {
     return fail("look at");
   }
   constexpr unsigned kGroup = FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK;
-  events_ = UniqueFd(fanotify_init(kGroup, O_RDONLY | O_LARGEFILE | O_CLOEXEC | O_NOATIME));
+  constexpr unsigned kEventFlags = O_RDONLY | O_LARGEFILE | O_CLOEXEC | O_NOATIME;
+  events_ = UniqueFd(fanotify_init(kGroup | kReportFdError, kEventFlags));
+  if (!events_ && errno == EINVAL) {
+    at_once_ = 1;
+    events_ = UniqueFd(fanotify_init(kGroup, kEventFlags));
+  }
   if (!events_) return fail("fanotify_init for");
   wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_) return fail("eventfd for");
@@ -129,7 +136,7 @@ void OpenWatch::run() {
 // True where there may be more.
 bool OpenWatch::take() {
   fanotify_event_metadata events[kEventsAtOnce];
-  ssize_t got = read(events_.get(), events, sizeof events);
+  ssize_t got = read(events_.get(), events, at_once_ * sizeof *events);
   if (got < 0) {
     if (errno == EAGAIN) return false;
     // An event for which there was no descriptor (EMFILE) is gone with the error.

@@ -48,6 +48,9 @@ class OpenWatch {
   static uint32_t row_of_handle(const Toc& toc, int type, const uint8_t* bytes, size_t length);
 
  private:
+  /** Descriptors that are open at a time, one for each event of a read(2). */
+  static constexpr size_t kEventsAtOnce = 64;
+
   void run();
   bool take();
   void opened(int fd);
@@ -56,6 +59,7 @@ class OpenWatch {
   AccessTrace& trace_;
   UniqueFd events_;
   UniqueFd wake_;
+  size_t at_once_ = kEventsAtOnce;
   std::thread thread_;
   std::mutex mutex_;
   std::condition_variable changed_;

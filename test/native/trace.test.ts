@@ -1,6 +1,6 @@
 // What a session records while tracing is on: first opens, first reads of large files, waits.
 import { execFile } from 'node:child_process';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
@@ -288,6 +288,32 @@ test('what maps its file is recorded, and what is opened by another way into the
   ]);
   t.is(blocks(seen, 'deep/second').size, 32);
   t.true(blocks(seen, 'deep/large').has(16));
+});
+
+test('opens that could not be looked at, for want of descriptors, are counted as lost', async (t) => {
+  const { fixture, root } = await unseen(t, 'no overlay');
+  await watch(fixture);
+  const actor = await Actor.start(fixture);
+  // What the kernel has forgotten of them it asks now.
+  await run('ls', ['-lR', root]);
+  const pid = fixture.child.pid!;
+  const fds = (await readdir(`/proc/${pid}/fd`)).map(Number);
+  let limit = 0;
+  for (let left = 2; left > 0; limit++) if (!fds.includes(limit)) left--;
+  // All of them are there when it looks.
+  process.kill(pid, 'SIGSTOP');
+  await run('prlimit', ['--pid', `${pid}`, `--nofile=${limit}:`]);
+  const names = ['small', 'other', 'deep/large', 'deep/second', 'empty'];
+  for (const name of names) await actor.open(`${root}/${name}`);
+  process.kill(pid, 'SIGCONT');
+  await fixture.send({ do: 'unwatchOpens', mount: 0 });
+  const { records, lost } = (await fixture.send({ do: 'takeTrace', mount: 0 })) as {
+    records: string;
+    lost: number;
+  };
+  const seen = Buffer.from(records, 'base64').length / TRACE_RECORD_BYTES;
+  t.true(lost > 0);
+  t.is(seen + lost, names.length);
 });
 
 test('a mount that is watched is unmounted, and what was opened is recorded', async (t) => {
