@@ -43,13 +43,14 @@ export interface DeltaAnswer {
 
 /** A lane as the stream sees it that has it. */
 export interface StreamLane {
-  /** As DeltaClient's `range`. */
+  /** As DeltaClient's `range`; `apart`: over a connection that brings nothing else. */
   range(
     bundlePath: string,
     etag: string,
     from: number,
     to: number,
     signal: AbortSignal,
+    apart: boolean,
   ): Promise<BodyReader | 'gone'>;
   /** As Timeouts has it. */
   readonly silentMs: number;
@@ -274,7 +275,11 @@ export class DeltaClient {
     const lanes = new StreamLanes(own, this.#connections.lanes, mayShare, readersWait, silentMs);
     return {
       silentMs,
-      range: async (bundlePath, etag, from, to, signal) => {
+      range: async (bundlePath, etag, from, to, signal, apart) => {
+        if (apart) {
+          const free = this.#connections.free();
+          return await this.#range(free, bundlePath, etag, { from, to }, signal);
+        }
         const { lane, follow, over } = lanes.next(to - from);
         lane.usedAt = performance.now();
         try {

@@ -230,3 +230,32 @@ test('one that was only slow is waited for where the other does not come', async
   t.true(askedAgain);
   t.false(signals[0]!.aborted);
 });
+
+test('connections that each fall silent for some time hold it up, and bring it to its end', async (t) => {
+  const { plan, bytes } = await makePlan();
+  let asks = 0;
+  const stream = new FrameStream(
+    plan,
+    async (from, to) => {
+      asks++;
+      const body = new PassThrough();
+      body.write(bytes.subarray(from, from + 1000));
+      setTimeout(() => body.end(bytes.subarray(from + 1000, to)), 150);
+      return new BodyReader(body, (error) => error as Error);
+    },
+    () => undefined,
+    undefined,
+    50,
+  );
+  const late = Symbol('late');
+  const came = await Promise.race([
+    takeAll(stream, plan, () => undefined),
+    new Promise((resolve) => setTimeout(() => resolve(late), 20_000)),
+  ]);
+  stream.destroy();
+  t.deepEqual(
+    came,
+    plan.frames.map(({ index }) => index),
+    `asked ${asks} times`,
+  );
+});

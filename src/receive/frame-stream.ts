@@ -2,7 +2,8 @@
 // connections. What does not live here: which of these (stream-lanes.ts), what becomes of the frames, and how far
 // ahead to ask (transfer.ts).
 //
-// Where the connection of the run that comes next has fallen silent, its frames are asked for again, over another.
+// Where the connection of the run that comes next has fallen silent, its frames are asked for again, over another. That
+// may be as slow to bring them, so each time it is waited for twice as long: what has come of a frame is lost.
 //
 // A run is asked for only shortly before the one ahead of it has come: what a reader has fetched out of
 // order by then is left out of it. One request for all that follows would bring all of that again.
@@ -22,11 +23,15 @@ const RUN_BYTES = 512 << 10;
 /** A connection that brings nothing for so many ms, while the stream waits for it, may be dead. */
 export const SILENT_MS = 3000;
 
-/** Asks for bytes `from` to `to` (exclusive), which come behind whatever was asked for before. */
+/**
+ * Asks for bytes `from` to `to` (exclusive), which come behind whatever was asked for before; `apart`: over a connection
+ * that brings nothing else, so that they wait for nothing, and to break them off breaks nothing.
+ */
 export type AskRun = (
   from: number,
   to: number,
   signal: AbortSignal,
+  apart: boolean,
 ) => Promise<BodyReader | 'gone'>;
 
 /** Consecutive frames of one answer. */
@@ -45,6 +50,8 @@ interface Run {
   abort: AbortController;
   /** Its frames have been asked for again: that is done once. */
   isAskedAgain: boolean;
+  /** After so many ms of silence. */
+  silentMs: number;
 }
 
 /** What a run gives: a frame, its end, or news of the bundle. */
@@ -101,6 +108,7 @@ export class FrameStream {
       abort: new AbortController(),
       // It comes over several connections, and deals with those that break by itself.
       isAskedAgain: true,
+      silentMs,
     });
     this.#askedTo = end;
   }
@@ -172,14 +180,17 @@ export class FrameStream {
     this.#runs.push(run);
   }
 
-  #makeRun(from: number, end: number, to: number, soonBytes: number): Run {
+  /** @param before  the run that this one may take the place of */
+  #makeRun(from: number, end: number, to: number, soonBytes: number, before?: Run): Run {
     const abort = new AbortController();
     const signal = AbortSignal.any([abort.signal, this.#abort.signal]);
-    const answer = this.#ask(this.plan.frames[from]!.offset, to, signal);
+    const { offset } = this.plan.frames[from]!;
+    const answer = this.#ask(offset, to, signal, before !== undefined);
     const run: Run = {
       ...{ next: from, end, answer, body: undefined, first: false, soonBytes },
       abort,
       isAskedAgain: false,
+      silentMs: before === undefined ? this.#silentMs : before.silentMs * 2,
     };
     answer.then(
       (body) => {
@@ -244,7 +255,7 @@ export class FrameStream {
   async #stepOrAgain(run: Run): Promise<Step> {
     const step = this.#step(run);
     if (run.isAskedAgain) return await step;
-    const silence = this.#silence();
+    const silence = this.#silence(run.silentMs);
     try {
       const first = await Promise.race([step, silence.begun]);
       if (first !== 'silent') return first;
@@ -267,15 +278,15 @@ export class FrameStream {
     return 'ended';
   }
 
-  /** Resolves when nothing has come for too long. */
-  #silence(): { begun: Promise<'silent'>; stop(): void } {
+  /** Resolves when nothing has come for `silentMs`. */
+  #silence(silentMs: number): { begun: Promise<'silent'>; stop(): void } {
     const { promise, resolve } = Promise.withResolvers<'silent'>();
     const look = () => {
-      const leftMs = this.#silentMs - this.idleMs;
+      const leftMs = silentMs - this.idleMs;
       if (leftMs <= 0) resolve('silent');
       else timer = setTimeout(look, leftMs);
     };
-    let timer = setTimeout(look, this.#silentMs);
+    let timer = setTimeout(look, silentMs);
     return { begun: promise, stop: () => clearTimeout(timer) };
   }
 
@@ -288,7 +299,7 @@ export class FrameStream {
     const from = plan.nextMissing(run.next);
     if (from < 0 || from >= run.end) return { run: undefined, answered: Promise.resolve('again') };
     const last = plan.frames[run.end - 1]!;
-    const again = this.#makeRun(from, run.end, last.offset + last.bytes, run.soonBytes);
+    const again = this.#makeRun(from, run.end, last.offset + last.bytes, run.soonBytes, run);
     const { promise, resolve } = Promise.withResolvers<'again'>();
     again.answer.then(
       () => resolve('again'),

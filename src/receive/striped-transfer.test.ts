@@ -117,6 +117,31 @@ test('a connection that falls silent under a stream stops nothing', async (t) =>
   await receiver.close();
 });
 
+test('a connection that was only silent for a while breaks nothing, though there is no other', async (t) => {
+  // Several frames make a run.
+  const sizes = Array.from({ length: 60 }, (_, i) => 150_000 + i);
+  const large = makeImage('pause', someFiles('pause', sizes));
+  const { store, server, root, options } = await makeStage(t, large);
+  const ends = new Set<number>();
+  let again = 0;
+  server.fault = ({ range }) => {
+    // What comes after the first answer is asked for by the stream.
+    if (range === undefined) return { cutAfter: 2_000_000 };
+    const isFirst = ends.size === 0;
+    if (ends.has(range.to) && again++ === 0) return { stallAfter: 0 };
+    ends.add(range.to);
+    return isFirst ? { pause: { afterBytes: 64 << 10, ms: 1500 }, rate: 1_000_000 } : {};
+  };
+  const timeouts = { ...PATIENT, silentMs: 300 };
+  const receiver = await Receiver.open(store, options({ timeouts }));
+  await receiver.complete;
+  await assertWhole(t, root, large);
+  t.true(again > 0);
+  // That of the answer that was cut.
+  t.is(receiver.progress().retries, 1);
+  await receiver.close();
+});
+
 test('a stream is not held to the pace of a connection that is slow', async (t) => {
   const large = makeImage('slow', { zz: noise('zz', 14_000_000) });
   const { store, server, root, options } = await makeStage(t, large);

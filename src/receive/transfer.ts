@@ -348,8 +348,8 @@ export class Transfer {
     first?: FirstRun,
   ): FrameStream {
     const { bundlePath, etag } = plan;
-    const ask = (from: number, to: number, signal: AbortSignal) =>
-      lane.range(bundlePath, etag, from, to, AbortSignal.any([signal, this.#signal]));
+    const ask = (from: number, to: number, signal: AbortSignal, apart: boolean) =>
+      lane.range(bundlePath, etag, from, to, AbortSignal.any([signal, this.#signal]), apart);
     return new FrameStream(plan, ask, () => lane.release(), first, lane.silentMs);
   }
 

@@ -177,6 +177,8 @@ export interface Fault {
   cutAfter?: number;
   /** Send this many bytes of the body, then nothing more. */
   stallAfter?: number;
+  /** Send about so many bytes of the body, nothing for so many ms, and then the rest. */
+  pause?: { afterBytes: number; ms: number };
   /** Change the bytes that are sent. `offset` is that of the first one in the bundle. */
   damage?: (bytes: Buffer, offset: number) => Buffer;
   /** Bytes in a second. */
@@ -312,7 +314,12 @@ export class FaultyServer {
       bytes.length,
     );
     const step = fault.rate === undefined ? 64 << 10 : Math.max(1, Math.floor(fault.rate / 100));
+    let { pause } = fault;
     for (let at = 0; at < end && !response.destroyed; at += step) {
+      if (pause !== undefined && at >= pause.afterBytes) {
+        await new Promise((resolve) => setTimeout(resolve, pause!.ms));
+        pause = undefined;
+      }
       const piece = bytes.subarray(at, Math.min(end, at + step));
       this.sentBytes += piece.length;
       if (!response.write(piece)) await drained(response);
