@@ -35,6 +35,31 @@ std::unique_ptr<uint8_t[]> read_file(int fd, size_t bytes, int* error) {
   return data;
 }
 
+// On an error nullptr, with a positive errno and what it concerns.
+std::unique_ptr<uint8_t[]> read_toc(const std::string& path, size_t* bytes, int* error,
+                                    std::string* what) {
+  *what = path;
+  UniqueFd toc(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat st;
+  if (!toc || fstat(toc.get(), &st) != 0) {
+    *error = errno;
+    return nullptr;
+  }
+  if (!S_ISREG(st.st_mode) || st.st_size <= 0 || st.st_size > kTocMax) {
+    *error = EBADMSG;
+    *what += ": toc: size " + std::to_string(st.st_size);
+    return nullptr;
+  }
+  *bytes = static_cast<size_t>(st.st_size);
+  return read_file(toc.get(), *bytes, error);
+}
+
+bool same_file(const UniqueFd& one, const UniqueFd& other) {
+  struct stat a, b;
+  return fstat(one.get(), &a) == 0 && fstat(other.get(), &b) == 0 && a.st_dev == b.st_dev &&
+         a.st_ino == b.st_ino;
+}
+
 // Files that all templates keep open for READs that name no handle. Keeping one is a convenience:
 // it must not take the last descriptor from somebody who needs it.
 std::atomic<uint64_t> kept_files{0};
@@ -80,40 +105,63 @@ std::shared_ptr<Template> Template::open(const TemplateOptions& options, int* er
   };
   std::shared_ptr<Template> made(new Template());
   made->partial_prefix_ = options.partial_prefix;
-  UniqueFd toc(::open(options.toc_path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat st;
-  if (!toc || fstat(toc.get(), &st) != 0) return fail(errno, options.toc_path);
-  if (!S_ISREG(st.st_mode) || st.st_size <= 0 || st.st_size > kTocMax) {
-    return fail(EBADMSG, options.toc_path + ": toc: size " + std::to_string(st.st_size));
-  }
-  size_t bytes = static_cast<size_t>(st.st_size);
+  size_t bytes = 0;
   int code = 0;
-  auto data = read_file(toc.get(), bytes, &code);
-  if (data == nullptr) return fail(code, options.toc_path);
+  auto data = read_toc(options.toc_path, &bytes, &code, what);
+  if (data == nullptr) return fail(code, *what);
   std::string wrong;
   made->toc_ = Toc::load(std::move(data), bytes, &wrong);
   if (made->toc_ == nullptr) return fail(EBADMSG, options.toc_path + ": " + wrong);
   made->table_ = std::make_unique<ContentTable>(*made->toc_);
-  made->digests_.reset(::open(options.digests_path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!made->digests_ || fstat(made->digests_.get(), &st) != 0) {
-    return fail(errno, options.digests_path);
-  }
-  if (static_cast<uint64_t>(st.st_size) < uint64_t{32} * made->toc_->contents()) {
-    return fail(EBADMSG, options.digests_path + ": shorter than 32 bytes a content");
+  code = open_places(options, made->toc_->contents(), &made->places_, what);
+  return code == 0 ? made : fail(code, *what);
+}
+
+int Template::open_places(const TemplateOptions& options, uint32_t contents, Places* places,
+                          std::string* what) {
+  *what = options.digests_path;
+  places->digests.reset(::open(options.digests_path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat st;
+  if (!places->digests || fstat(places->digests.get(), &st) != 0) return errno;
+  if (static_cast<uint64_t>(st.st_size) < uint64_t{32} * contents) {
+    *what += ": shorter than 32 bytes a content";
+    return EBADMSG;
   }
   int flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
-  made->content_dir_.reset(::open(options.content_dir.c_str(), flags));
-  if (!made->content_dir_) return fail(errno, options.content_dir);
-  made->incoming_dir_.reset(::open(options.incoming_dir.c_str(), flags));
-  if (!made->incoming_dir_) return fail(errno, options.incoming_dir);
-  return made;
+  *what = options.content_dir;
+  places->content_dir.reset(::open(options.content_dir.c_str(), flags));
+  if (!places->content_dir) return errno;
+  *what = options.incoming_dir;
+  places->incoming_dir.reset(::open(options.incoming_dir.c_str(), flags));
+  return places->incoming_dir ? 0 : errno;
+}
+
+int Template::reopen(const TemplateOptions& options, std::string* what) {
+  Places now;
+  if (int error = open_places(options, toc_->contents(), &now, what); error != 0) return error;
+  bool same = same_file(now.digests, places_.digests) &&
+              same_file(now.content_dir, places_.content_dir) &&
+              same_file(now.incoming_dir, places_.incoming_dir);
+  if (same) return 0;
+  size_t bytes = 0;
+  int error = 0;
+  auto data = read_toc(options.toc_path, &bytes, &error, what);
+  if (data == nullptr) return error;
+  // Contents are numbered by it.
+  std::string_view read{reinterpret_cast<const char*>(data.get()), bytes};
+  if (read != toc_->bytes()) return ESTALE;
+  // The digests last: they are of what stands there now.
+  bool done = dup3(now.content_dir.get(), places_.content_dir.get(), O_CLOEXEC) >= 0 &&
+              dup3(now.incoming_dir.get(), places_.incoming_dir.get(), O_CLOEXEC) >= 0 &&
+              dup3(now.digests.get(), places_.digests.get(), O_CLOEXEC) >= 0;
+  return done ? 0 : errno;
 }
 
 UniqueFd Template::open_content(uint32_t content, int* error, bool at_once) const {
   uint8_t digest[32];
   iovec piece = {digest, sizeof digest};
   int wait = at_once ? RWF_NOWAIT : 0;
-  ssize_t got = preadv2(digests_.get(), &piece, 1, off_t{32} * content, wait);
+  ssize_t got = preadv2(places_.digests.get(), &piece, 1, off_t{32} * content, wait);
   if (got != sizeof digest) {
     *error = EIO;
     return UniqueFd();
@@ -122,9 +170,9 @@ UniqueFd Template::open_content(uint32_t content, int* error, bool at_once) cons
   hex(digest, name);
   char path[66];
   snprintf(path, sizeof path, "%.2s/%s", name, name + 2);
-  UniqueFd fd(open_to_read(content_dir_.get(), path, at_once));
-  if (!fd && errno == ENOENT) fd.reset(open_to_read(incoming_dir_.get(), name, at_once));
-  if (!fd && errno == ENOENT) fd.reset(open_to_read(content_dir_.get(), path, at_once));
+  UniqueFd fd(open_to_read(places_.content_dir.get(), path, at_once));
+  if (!fd && errno == ENOENT) fd.reset(open_to_read(places_.incoming_dir.get(), name, at_once));
+  if (!fd && errno == ENOENT) fd.reset(open_to_read(places_.content_dir.get(), path, at_once));
   if (!fd) {
     // ENOENT would tell the program that its file does not exist; the truth is that the store is
     // damaged.
@@ -175,8 +223,8 @@ std::shared_ptr<const UniqueFd> Template::shared_content(uint32_t content, bool 
 UniqueFd Template::open_arriving(uint32_t content, int* error) const {
   if (table_->state(content) == ContentState::kRoLayer) return open_content(content, error);
   std::string name = partial_prefix_ + "." + std::to_string(content);
-  UniqueFd fd(
-      openat(incoming_dir_.get(), name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  UniqueFd fd(openat(places_.incoming_dir.get(), name.c_str(),
+                     O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (fd) return fd;
   if (errno != ENOENT) {
     *error = errno;

@@ -32,6 +32,13 @@ class Template {
   static std::shared_ptr<Template> open(const TemplateOptions& options, int* error,
                                         std::string* what);
 
+  /**
+   * Goes on with the files of the image as they stand now: it may have been removed and fetched
+   * again since. Opens and READs may be under way. 0, or a positive errno as of `open` with nothing
+   * changed: ESTALE where the image has another TOC now.
+   */
+  int reopen(const TemplateOptions& options, std::string* what);
+
   const Toc& toc() const { return *toc_; }
   ContentTable& table() { return *table_; }
 
@@ -55,14 +62,22 @@ class Template {
   UniqueFd open_arriving(uint32_t content, int* error) const;
 
  private:
+  /** What is opened once, and asked all the time. */
+  struct Places {
+    UniqueFd digests;
+    UniqueFd content_dir;
+    UniqueFd incoming_dir;
+  };
+
   Template() = default;
+  static int open_places(const TemplateOptions& options, uint32_t contents, Places* places,
+                         std::string* what);
 
   std::unique_ptr<Toc> toc_;
   std::unique_ptr<ContentTable> table_;
   std::string partial_prefix_;
-  UniqueFd digests_;
-  UniqueFd content_dir_;
-  UniqueFd incoming_dir_;
+  /** `reopen` changes what the numbers stand for, and no number. */
+  Places places_;
 
   struct SharedFile {
     uint32_t content;

@@ -40,17 +40,19 @@ bool get_path(napi_env env, napi_value options, const char* name, std::string* p
   return true;
 }
 
+// On an error throws and returns false.
+bool get_options(napi_env env, napi_value from, TemplateOptions* options) {
+  return get_path(env, from, "tocPath", &options->toc_path) &&
+         get_path(env, from, "digestsPath", &options->digests_path) &&
+         get_path(env, from, "contentDir", &options->content_dir) &&
+         get_path(env, from, "incomingDir", &options->incoming_dir) &&
+         get_path(env, from, "partialPrefix", &options->partial_prefix);
+}
+
 napi_value construct(napi_env env, napi_callback_info info) {
   Call<1> call(env, info);
   TemplateOptions options;
-  napi_value from = call.arguments[0];
-  if (!get_path(env, from, "tocPath", &options.toc_path) ||
-      !get_path(env, from, "digestsPath", &options.digests_path) ||
-      !get_path(env, from, "contentDir", &options.content_dir) ||
-      !get_path(env, from, "incomingDir", &options.incoming_dir) ||
-      !get_path(env, from, "partialPrefix", &options.partial_prefix)) {
-    return nullptr;
-  }
+  if (!get_options(env, call.arguments[0], &options)) return nullptr;
   auto binding = std::make_unique<TemplateBinding>();
   int error = 0;
   std::string what;
@@ -141,6 +143,19 @@ napi_value forget(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+napi_value reopen(napi_env env, napi_callback_info info) {
+  Call<1> call(env, info);
+  TemplateBinding* binding = open_binding(env, call.self);
+  TemplateOptions options;
+  if (binding == nullptr || !get_options(env, call.arguments[0], &options)) return nullptr;
+  std::string what;
+  int error = binding->tree->reopen(options, &what);
+  if (error != 0 && error != ESTALE) return napi::throw_errno(env, error, what);
+  napi_value same = nullptr;
+  napi_get_boolean(env, error == 0, &same);
+  return same;
+}
+
 napi_value state(napi_env env, napi_callback_info info) {
   Call<1> call(env, info);
   TemplateBinding* binding = open_binding(env, call.self);
@@ -191,7 +206,8 @@ void init_template(napi_env env, napi_value exports) {
       method("markReady", mark_ready),   method("markParts", mark_parts),
       method("markFailed", mark_failed), method("clearFailed", clear_failed),
       method("forget", forget),          method("state", state),
-      method("waiting", waiting),        method("close", close_template),
+      method("waiting", waiting),        method("reopen", reopen),
+      method("close", close_template),
   };
   napi_value made = nullptr;
   if (napi_define_class(env, "Template", NAPI_AUTO_LENGTH, construct, nullptr, std::size(methods),

@@ -57,6 +57,10 @@ class Toc {
   static std::unique_ptr<Toc> load(std::unique_ptr<uint8_t[]> bytes, size_t length,
                                    std::string* error);
 
+  /** The whole table as it stands in its file. */
+  std::string_view bytes() const {
+    return {reinterpret_cast<const char*>(bytes_.get()), header_->file_bytes};
+  }
   uint32_t rows() const { return header_->rows; }
   uint32_t contents() const { return header_->contents; }
   uint32_t parts() const { return header_->parts; }

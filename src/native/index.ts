@@ -54,6 +54,12 @@ export interface NativeTemplate {
   state(content: number): number;
   /** Number of requests that wait for contents now, through all sessions. */
   waiting(): number;
+  /**
+   * Goes on with the image's files as they stand at these places now: it may have been removed and fetched again.
+   * Marks stay as they are. The addon's own has it.
+   * @returns false where the image has another TOC there, and nothing was changed
+   */
+  reopen?(places: TemplateOptions): boolean;
   /** Unmaps everything. Throws while a session uses the template. */
   close(): void;
 }

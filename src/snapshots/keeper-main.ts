@@ -4,7 +4,13 @@
 import { chmod, mkdir, rm } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { makeLogger } from '../log/log.ts';
-import { type NativeSession, type NativeTemplate, native, type Opens } from '../native/index.ts';
+import {
+  type NativeSession,
+  type NativeTemplate,
+  native,
+  type Opens,
+  type TemplateOptions,
+} from '../native/index.ts';
 import { MNT_DETACH, mountAt, readMounts } from '../store/mounts.ts';
 import {
   decodeNumbers,
@@ -90,6 +96,27 @@ function mark({ image: digest, what, numbers, errno }: MarkMessage): void {
   }
 }
 
+/** Where it is open already, its files may be others by now: an image that was removed and fetched again. */
+function openImage(digest: string, places: TemplateOptions): void {
+  for (const image of imagesOf(digest)) {
+    if (image.template.reopen?.(places) === false) setAside(digest, image);
+  }
+  if (images.has(digest)) return;
+  const template = new (native().Template)(places);
+  images.set(digest, { template, wants: new Map(), sent: '', looking: 0 });
+}
+
+/**
+ * What is said of an image whose contents are numbered in another way is not for this one: who has it mounted
+ * reads what was there, and the next mount takes its place.
+ */
+function setAside(digest: string, image: Image): void {
+  log.error({ image: digest }, 'set aside: the store has another TOC of this image by now');
+  if (images.get(digest) === image) images.delete(digest);
+  if (image.features === undefined) closeUnused(digest, image);
+  else detached.set(image, `${digest}, set aside`);
+}
+
 function setOpens(image: Image, opens: Opens): void {
   image.opens = opens;
   image.session?.setOpens(opens);
@@ -99,7 +126,8 @@ function wanted(digest: string, image: Image, content: number, first: number, la
   const known = image.wants.get(content) ?? { first, last };
   const all = { first: Math.min(first, known.first), last: Math.max(last, known.last) };
   image.wants.set(content, all);
-  send({ event: 'wanted', image: digest, content, first, last });
+  if (imagesOf(digest).includes(image))
+    send({ event: 'wanted', image: digest, content, first, last });
 }
 
 /** Closes an image's tables, unless the one that followed it has them too, or is about to. */
@@ -167,7 +195,10 @@ async function startSession(
     ...options,
     allowOther: true,
     onWanted: (content, first, last) => wanted(digest, image, content, first, last),
-    onTimeout: (content, waitedMs) => send({ event: 'timeout', image: digest, content, waitedMs }),
+    onTimeout: (content, waitedMs) => {
+      if (!imagesOf(digest).includes(image)) return;
+      send({ event: 'timeout', image: digest, content, waitedMs });
+    },
     onClosed: (error) => {
       log[error === undefined ? 'info' : 'error']({ image: digest, error }, 'mount ended');
       if (images.get(digest) === image) send({ event: 'closed', image: digest, error });
@@ -236,9 +267,7 @@ function handle(socket: Socket, request: KeeperRequest): void {
     clearTimeout(alone);
   }
   if (request.op === 'open') {
-    if (images.has(request.image)) return;
-    const template = new (native().Template)(request.places);
-    images.set(request.image, { template, wants: new Map(), sent: '', looking: 0 });
+    openImage(request.image, request.places);
     return;
   }
   if (request.op === 'mark') {

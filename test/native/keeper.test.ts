@@ -1,6 +1,6 @@
 // The keeper's process, spoken to as a daemon does: what it tells one that comes after another. What does not live
 // here: the daemon's end (src/snapshots/keeper.test.ts), and both under containerd (test/e2e/snapshotter.test.ts).
-import { open, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import test from 'ava';
@@ -140,8 +140,8 @@ async function daemonsOf(fixture: Fixture) {
     onTimeout: () => undefined,
     onClosed: () => undefined,
   };
-  const next = async (found: (template: Template) => void) => {
-    const template = new Template(IMAGE, fixture.toc, undefined, places.digestsPath, places);
+  const next = async (found: (template: Template) => void, toc = fixture.toc) => {
+    const template = new Template(IMAGE, toc, undefined, places.digestsPath, places);
     found(template);
     const logFile = join(fixture.dir, 'keeper.log');
     const log = pino({ level: 'silent' });
@@ -213,5 +213,83 @@ test('parts that a daemon had begun again are not read as holes after the next o
   await writeFile(partial, large);
   second.template.markParts(numbers(part, part + 2));
   t.is(await actor.answer(), `bytes ${large.subarray(0, 5).toString('hex')}`);
+  await second.keeper.close();
+});
+
+test('an image that was dropped from the store and fetched again is read through the mount that it had', async (t) => {
+  const tree = new Tree();
+  tree.file('early', 'there from the start');
+  tree.file('late', 'there when the image has come again');
+  const fixture = await Fixture.make(t, tree);
+  const [early, late] = [fixture.content('early'), fixture.content('late')];
+  const digests = join(fixture.dir, 'digests');
+  const whole = await readFile(digests);
+  const known = Buffer.from(whole);
+  known.fill(0, late * 32, late * 32 + 32);
+  await writeFile(digests, known);
+  await fixture.store([early]);
+  const { next, wants, mountPoint } = await daemonsOf(fixture);
+  const first = await next((template) => template.markReady(numbers(early)));
+  t.is(await readFile(`${mountPoint}/early`, 'utf8'), 'there from the start');
+  const actor = await Actor.start(fixture);
+  actor.tell(`open ${mountPoint}/late`);
+  await until('it is waited for', async () => wants.includes(late));
+  await first.keeper.close();
+
+  for (const gone of ['digests', 'toc', 'content', 'incoming']) {
+    await rename(join(fixture.dir, gone), join(fixture.dir, `${gone}.old`));
+  }
+  await copyFile(join(fixture.dir, 'toc.old'), join(fixture.dir, 'toc'));
+  for (const made of ['content', 'incoming']) await mkdir(join(fixture.dir, made));
+  await writeFile(digests, whole);
+  const second = await next(() => undefined);
+  await fixture.storeAll();
+  second.template.markReady(numbers(early, late));
+  const fd = Number((await actor.answer()).slice(3));
+  t.is((await actor.pread(fd, 0, 5)).toString(), 'there');
+  t.is(await readFile(`${mountPoint}/late`, 'utf8'), 'there when the image has come again');
+  await rm(join(fixture.dir, 'content.old'), { recursive: true });
+  t.is(await readFile(`${mountPoint}/early`, 'utf8'), 'there from the start');
+  await second.keeper.close();
+});
+
+test('an image that was fetched again with another table of contents gets a mount of its own', async (t) => {
+  const tree = new Tree();
+  tree.file('b', 'of the first');
+  tree.file('never', Buffer.alloc(2 * PART_BYTES, 'x'));
+  const fixture = await Fixture.make(t, tree);
+  const [known, never] = [fixture.content('b'), fixture.content('never')];
+  await fixture.store([known]);
+  const { next, wants, mountPoint } = await daemonsOf(fixture);
+  const first = await next((template) => template.markReady(numbers(known)));
+  const actor = await Actor.start(fixture);
+  const fd = await actor.open(`${mountPoint}/b`);
+  const waits = await Actor.start(fixture);
+  const arriving = await waits.open(`${mountPoint}/never`);
+  await first.keeper.close();
+
+  // Its contents have other numbers.
+  tree.file('a', 'what the other table has besides');
+  const other = await Fixture.make(t, tree);
+  t.not(other.content('b'), known);
+  for (const name of ['toc', 'digests']) {
+    await copyFile(join(other.dir, name), join(fixture.dir, `${name}.new`));
+    await rename(join(fixture.dir, `${name}.new`), join(fixture.dir, name));
+  }
+  await rm(join(fixture.dir, 'content'), { recursive: true });
+  await rename(join(other.dir, 'content'), join(fixture.dir, 'content'));
+  const second = await next(() => undefined, other.toc);
+  waits.tell(`pread ${arriving} 0 5`);
+  const partial = (of: Fixture) =>
+    join(fixture.dir, 'incoming', `${fixture.partialPrefix}.${of.content('never')}`);
+  // A file of the new numbering where one of the old would be looked for.
+  await writeFile(partial(fixture), Buffer.alloc(2 * PART_BYTES, 'y'));
+  const part = fixture.toc.firstPart(never);
+  second.template.markParts(numbers(part, part + 1).map((at) => at % other.toc.parts));
+  t.is((await actor.pread(fd, 0, 12)).toString(), 'of the first');
+  const names = (await readdir(mountPoint)).sort();
+  t.deepEqual(names, ['a', 'b', 'never']);
+  t.deepEqual(wants, []);
+  t.false(waits.program.out.includes('bytes'), 'nothing of the new table is for the old one');
   await second.keeper.close();
 });
