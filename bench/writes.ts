@@ -4,6 +4,7 @@
 import { execFile, execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { makeDisk } from './lib/disk.ts';
 import { writeList } from './lib/fsbench.ts';
 import { Fswrite } from './lib/fswrite.ts';
 import { machineFacts, takeTurns } from './lib/measure.ts';
@@ -20,6 +21,8 @@ const SIDES: Side[] = ['baseline', 'fuse', 'overlay'];
 type Sides = Record<Side, string>;
 
 const BASELINE = 'overlayfs';
+/** Of the filesystem that all sides are on. */
+const DISK_GB = 12;
 const CREATED = 2000;
 const CREATED_BYTES = 4096;
 const LARGE_MB = 256;
@@ -36,10 +39,10 @@ async function prepare(
   tar: string,
 ): Promise<{ lower: string; sides: Sides }> {
   process.stderr.write(`preparing ${name}\n`);
-  const lower = space.makeDirectory(`${name}-lower`);
+  const lower = space.makeDirectory('disk', `${name}-lower`);
   unpack(tar, lower);
   await worker.run('image', 'add', `rootfs:${tar}`, '--name', `${name}:bench`);
-  const sides = { baseline: space.mountOverlay(`${name}-overlayfs`, lower) } as Sides;
+  const sides = { baseline: space.mountOverlay(join('disk', `${name}-overlayfs`), lower) } as Sides;
   for (const rw of ['fuse', 'overlay'] as const) {
     sides[rw] = space.makeDirectory(`${name}-${rw}`);
     await worker.run('mount', `${name}:bench`, sides[rw], '--rw', rw, '--wait');
@@ -159,9 +162,10 @@ async function main(space: Workspace): Promise<void> {
   checkBuilt();
   const rows = new RowWriter('writes');
   const tar = `${realImage('programs')}/rootfs.tar`;
-  process.stderr.write(`${JSON.stringify(machineFacts(space.directory))}\n`);
+  const disk = makeDisk(space, DISK_GB);
+  process.stderr.write(`${JSON.stringify(machineFacts(disk))}\n`);
   const server = await startServer(space, space.makeDirectory('data'));
-  const worker = await Worker.start(space, space.makeDirectory('root'), server);
+  const worker = await Worker.start(space, space.makeDirectory('disk', 'root'), server);
   const { lower, sides } = await prepare(space, worker, 'programs', tar);
   // First, while the files are what they were: the first writes append to all kinds of them.
   await measureInitdb(rows, sides);
