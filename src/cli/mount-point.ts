@@ -1,6 +1,7 @@
 // Resolves the DIR of `mount` and `umount`. The client does it, since the daemon must never look at a
 // path that may lie below one of its own mounts.
-import { readFileSync, realpathSync, statfsSync, statSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import {
   isBelow,
@@ -22,24 +23,44 @@ export interface MountPoint {
 /** File system type of our mounts, as /proc/mounts shows it. */
 const FS_TYPE = 'fuse.firstlight';
 
+/** A dead session is told at once. One that is stopped, or waits for its disk, is not dead. */
+const ANSWER_MS = 3000;
+
 /**
  * True where nobody answers for the mount at the path. Not by stat(2): the kernel goes on telling the attributes
- * that it keeps. statfs(2) is always asked of the session (fuse_statfs of fs/fuse/inode.c).
+ * that it keeps. statfs(2) is always asked of the session (fuse_statfs of fs/fuse/inode.c), and waits for it as long
+ * as it takes, whatever signal comes: so another process asks, which is left alone where it gets no answer.
  */
-function answersNot(path: string): boolean {
-  try {
-    statfsSync(path);
-    return false;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'ENOTCONN';
-  }
+function answersNot(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const env = { ...process.env, LC_ALL: 'C' };
+    const child = spawn('stat', ['-f', path], { env, stdio: ['ignore', 'ignore', 'pipe'] });
+    let said = '';
+    const settle = (dead: boolean) => {
+      clearTimeout(timer);
+      child.stderr.destroy();
+      child.unref();
+      resolve(dead);
+    };
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL');
+      settle(false);
+    }, ANSWER_MS);
+    child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+      said += chunk;
+    });
+    // ENOTCONN, as C libraries call it.
+    child.once('close', () => settle(/not connected/.test(said)));
+    // There is no such program: nothing is replaced that may be alive.
+    child.once('error', () => settle(false));
+  });
 }
 
 /**
  * True for a mount of ours whose daemon is gone: the session itself, or an overlay of this root over
  * one. Such an overlay still answers for what it has in its caches, so its lower layer is asked.
  */
-function isDead(mount: MountInfo, root: string): boolean {
+async function isDead(mount: MountInfo, root: string): Promise<boolean> {
   if (mount.fsType === FS_TYPE) return answersNot(mount.mountPoint);
   const lower = mountOption(mount, 'lowerdir');
   if (mount.fsType !== 'overlay' || lower === undefined) return false;
@@ -47,12 +68,12 @@ function isDead(mount: MountInfo, root: string): boolean {
 }
 
 /** The topmost mount at a directory, and whether it is a dead one of ours. */
-function mountThere(
+async function mountThere(
   directory: string,
   root: string,
-): { mount: MountInfo; dead: boolean } | undefined {
+): Promise<{ mount: MountInfo; dead: boolean } | undefined> {
   const mount = mountAt(parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')), directory);
-  return mount === undefined ? undefined : { mount, dead: isDead(mount, root) };
+  return mount === undefined ? undefined : { mount, dead: await isDead(mount, root) };
 }
 
 /** The path without symbolic links; its last component may be a dead mount (ENOTCONN). */
@@ -81,7 +102,7 @@ function checkNotInside(directory: string, path: string): void {
  * @param root  the worker's root: dead mounts of its last daemon may be replaced
  * @throws FirstlightError `not-found`, `usage` (no directory), `busy` (a mount point already)
  */
-export function resolveMountPoint(path: string, root: string): MountPoint {
+export async function resolveMountPoint(path: string, root: string): Promise<MountPoint> {
   let directory: string;
   try {
     directory = realpathOfMount(path);
@@ -93,7 +114,7 @@ export function resolveMountPoint(path: string, root: string): MountPoint {
       cause,
     });
   }
-  const there = mountThere(directory, root);
+  const there = await mountThere(directory, root);
   if (there?.dead === true) return { directory, dead: true };
   if (there !== undefined) {
     const { fsType, source } = there.mount;
@@ -121,6 +142,6 @@ export function resolveExistingMount(path: string): string {
 }
 
 /** True where a mount of ours stands at the directory and no daemon answers for it. */
-export function isDeadMount(directory: string, root: string): boolean {
-  return mountThere(directory, root)?.dead === true;
+export async function isDeadMount(directory: string, root: string): Promise<boolean> {
+  return (await mountThere(directory, root))?.dead === true;
 }

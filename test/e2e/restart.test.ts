@@ -100,6 +100,25 @@ for (const rw of ['off', 'overlay', 'fuse']) {
   );
 }
 
+test.serial('a mount whose daemon is stopped is not dead, and nobody hangs on it', async (t) => {
+  const stage = await Stage.open(t);
+  const image = await smallImage(stage.dir);
+  await stage.serve();
+  await stage.addImage(`rootfs:${image.tar}`, 'small:1');
+  const dir = await stage.mount('small:1', ['--rw', 'off', '--wait']);
+  await run('ls', ['-la', dir]);
+  const pid = await stage.daemonPid();
+  process.kill(pid, 'SIGSTOP');
+  try {
+    const again = await stage.run(['mount', 'small:1', dir], { timeoutMs: 30_000 });
+    t.regex(again.stderr, /mount point already/);
+    t.not(again.code, 0);
+  } finally {
+    process.kill(pid, 'SIGCONT');
+  }
+  await stage.must(['umount', dir]);
+});
+
 function alive(pid: number): boolean {
   try {
     process.kill(pid, 0);

@@ -13,7 +13,7 @@ export async function run(
 ): Promise<undefined> {
   const [image = '', path = ''] = args;
   const request = await mountRequest(context, image, options);
-  const place = resolveMountPoint(path, context.settings.text('root'));
+  const place = await resolveMountPoint(path, context.settings.text('root'));
   checkMountPermission();
   const { TransferBar } =
     request.wait && !context.json && !context.quiet && process.stderr.isTTY === true

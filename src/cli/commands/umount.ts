@@ -17,7 +17,7 @@ export async function run(
   const keep = options.keep === true;
   const request = { op: 'umount', directory, lazy, ...(keep ? { keep } : {}) } as const;
   const root = context.settings.text('root');
-  const dead = isDeadMount(directory, root);
+  const dead = await isDeadMount(directory, root);
   let done: Unmounted | undefined;
   try {
     // A daemon that starts detaches what its dead predecessor left.
@@ -28,7 +28,7 @@ export async function run(
       });
     }
   } catch (error) {
-    const stillThere = dead && isDeadMount(directory, root);
+    const stillThere = dead && (await isDeadMount(directory, root));
     if (!dead || stillThere) throw error;
   }
   const kept = done?.kept ?? null;
