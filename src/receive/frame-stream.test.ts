@@ -247,11 +247,10 @@ test('connections that each fall silent for some time hold it up, and bring it t
     undefined,
     50,
   );
-  const late = Symbol('late');
-  const came = await Promise.race([
-    takeAll(stream, plan, () => undefined),
-    new Promise((resolve) => setTimeout(() => resolve(late), 20_000)),
-  ]);
+  const late = Promise.withResolvers<'late'>();
+  const timer = setTimeout(() => late.resolve('late'), 60_000);
+  const came = await Promise.race([takeAll(stream, plan, () => undefined), late.promise]);
+  clearTimeout(timer);
   stream.destroy();
   t.deepEqual(
     came,

@@ -130,7 +130,7 @@ test('a connection that was only silent for a while breaks nothing, though there
     const isFirst = ends.size === 0;
     if (ends.has(range.to) && again++ === 0) return { stallAfter: 0 };
     ends.add(range.to);
-    return isFirst ? { pause: { afterBytes: 64 << 10, ms: 1500 }, rate: 1_000_000 } : {};
+    return isFirst ? { pause: { afterBytes: 64 << 10, ms: 3000 }, rate: 1_000_000 } : {};
   };
   const timeouts = { ...PATIENT, silentMs: 300 };
   const receiver = await Receiver.open(store, options({ timeouts }));
