@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -10,7 +11,11 @@
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include <vector>
 
 namespace firstlight {
 
@@ -53,6 +58,44 @@ int handle_of(int fd, Handle* out) {
   return 0;
 }
 
+// Paths of some regular files, from the root directory on: those that come first, and are not deep.
+std::vector<std::string> some_files(const Toc& toc) {
+  constexpr size_t kFiles = 16;
+  std::vector<std::string> paths;
+  for (uint32_t row = 1; row < toc.rows() && paths.size() < kFiles; row++) {
+    if ((toc.row(row).mode & S_IFMT) != S_IFREG) continue;
+    std::string path(toc.name(toc.row(row)));
+    for (uint32_t up = toc.row(row).parent; up != 0 && path.size() < PATH_MAX;) {
+      path = std::string(toc.name(toc.row(up))) + "/" + path;
+      up = toc.row(up).parent;
+    }
+    paths.push_back(std::move(path));
+  }
+  return paths;
+}
+
+// Has another process send the first FLUSH, after which the kernel sends none (the answer is
+// ENOSYS). Nothing ends the wait for its answer but the answer, or the end of the session: a thread
+// of this process that is killed meanwhile would keep the session's own device open, and wait for
+// ever. Where this fails, the watch begins all the same, at that risk.
+void let_another_flush(int root, const Toc& toc) {
+  std::vector<std::string> paths = some_files(toc);
+  pid_t child = fork();
+  if (child < 0) return;
+  if (child == 0) {
+    // System calls alone: the locks of other threads are held for good here. Of the device this
+    // process must have no copy while it waits.
+    if (dup2(root, 0) < 0 || syscall(SYS_close_range, 1u, ~0u, 0u) != 0) _exit(1);
+    for (const std::string& path : paths) {
+      int fd = openat(0, path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      if (fd >= 0) _exit(close(fd));
+    }
+    _exit(1);
+  }
+  while (waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
 }  // namespace
 
 OpenWatch::~OpenWatch() {
@@ -85,6 +128,7 @@ int OpenWatch::start(const std::string& mount_point, std::string* what) {
   if (!events_) return fail("fanotify_init for");
   wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_) return fail("eventfd for");
+  let_another_flush(root.get(), toc_);
   // An empty path would need AT_EMPTY_PATH, which this call does not know.
   if (fanotify_mark(events_.get(), FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, root.get(), ".") !=
       0) {

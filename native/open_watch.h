@@ -7,7 +7,8 @@
 // Linux 6.5). FUSE shows no fsid, and without one the kernel gives no events with file handles
 // (FAN_REPORT_FID: ENODEV): each event brings a descriptor instead. Opening that one asks the
 // session nothing, since opens are unseen, and its file handle holds the node id, so that the
-// session's own mount is not touched. Only the first FLUSH may come here.
+// session's own mount is not touched. Closing it asks nothing either, once a FLUSH was refused: a
+// short-lived process of its own sees to that first.
 //
 // Threads: `start` blocks, and may wait for an answer of the session: neither a thread that answers
 // requests nor JavaScript's may call it. `stop` and `ended` are anybody's.

@@ -315,6 +315,26 @@ test('opens that could not be looked at, for want of descriptors, are counted as
   t.is(seen + lost, names.length);
 });
 
+// Else the thread that takes the events sends it, and who kills the daemon at that moment leaves it waiting for the
+// daemon's own answer: the mount would never be dead.
+test('when a watch has begun, closes are no requests any more', async (t) => {
+  const fixture = await Fixture.make(t, tree());
+  await fixture.storeAll();
+  const { points } = await fixture.mount({ ready: true, opens: OPENS.Unseen });
+  const actor = await Actor.start(fixture);
+  const fd = await actor.open(`${points[0]}/small`);
+  t.true((await fixture.stats()).opensUnseen);
+  await watch(fixture);
+  t.deepEqual(await take(fixture), []);
+  const pid = fixture.child.pid!;
+  process.kill(pid, 'SIGSTOP');
+  try {
+    t.is(await actor.ask(`close ${fd}`), 'ok');
+  } finally {
+    process.kill(pid, 'SIGCONT');
+  }
+});
+
 test('a mount that is watched is unmounted, and what was opened is recorded', async (t) => {
   const { fixture, root } = await unseen(t, 'no overlay');
   await watch(fixture);
