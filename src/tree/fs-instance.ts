@@ -81,7 +81,7 @@ export interface FsInstanceStatus {
 
 /** What a mount's session does now. */
 export interface MountFeatures extends SessionFeatures {
-  /** `unseen`: the kernel opens files without asking, and nothing can be recorded. */
+  /** `unseen`: the kernel opens files without asking; what is recorded of them comes by `watchOpens`. */
   opens: 'seen' | 'unseen';
 }
 
