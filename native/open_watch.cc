@@ -187,7 +187,9 @@ bool OpenWatch::take() {
     if (errno != EINTR) trace_.add_lost(1);
     return true;
   }
-  for (auto* event = events; FAN_EVENT_OK(event, got); event = FAN_EVENT_NEXT(event, got)) {
+  // FAN_EVENT_NEXT takes what it passes over from the length that it is given.
+  ssize_t left = got;
+  for (auto* event = events; FAN_EVENT_OK(event, left); event = FAN_EVENT_NEXT(event, left)) {
     if (event->vers != FANOTIFY_METADATA_VERSION || event->fd < 0) {
       // FAN_Q_OVERFLOW: the kernel has dropped events, and does not say how many.
       trace_.add_lost(1);
