@@ -3,7 +3,7 @@
 // `ctr`. The images are busybox with layers on it, built by umoci. What does not live here: what is tested.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { credentials, loadPackageDefinition, type ServiceClientConstructor } from '@grpc/grpc-js';
 import { fromJSON } from '@grpc/proto-loader';
 import { busyboxImage } from './busybox-image.ts';
@@ -276,6 +276,12 @@ disabled_plugins = [
     });
   }
 
+  /** Name of a container for runc, which knows those of every containerd on the machine by their names alone. */
+  #own(id: string): string {
+    const prefix = `${basename(this.stage.dir)}-`;
+    return id.startsWith(prefix) ? id : prefix + id;
+  }
+
   /** Runs a command in a new container to its end; what it printed. */
   async run(image: string, id: string, command: string[]): Promise<string> {
     return this.ctr([
@@ -285,7 +291,7 @@ disabled_plugins = [
       '--snapshotter',
       this.#snapshotter,
       image,
-      id,
+      this.#own(id),
       ...command,
     ]);
   }
@@ -293,7 +299,7 @@ disabled_plugins = [
   /** Starts a container that stays. */
   async start(image: string, id: string, command = ['sleep', '100000']): Promise<void> {
     const options = ['--detach', '--net-host', '--snapshotter', this.#snapshotter];
-    await this.ctr(['run', ...options, image, id, ...command]);
+    await this.ctr(['run', ...options, image, this.#own(id), ...command]);
   }
 
   /** Runs a command in a container that runs. */
@@ -303,7 +309,7 @@ disabled_plugins = [
       'exec',
       '--exec-id',
       `e${Date.now()}${Math.random()}`,
-      id,
+      this.#own(id),
       ...command,
     ]);
   }
@@ -315,8 +321,8 @@ disabled_plugins = [
   /** Kills a container and removes it. */
   async remove(id: string): Promise<void> {
     // It may have no task any more.
-    await this.ctr(['tasks', 'delete', '--force', id]).catch(() => undefined);
-    await this.ctr(['containers', 'delete', id]);
+    await this.ctr(['tasks', 'delete', '--force', this.#own(id)]).catch(() => undefined);
+    await this.ctr(['containers', 'delete', this.#own(id)]);
   }
 
   /** Digests of the blobs that it has downloaded. */
