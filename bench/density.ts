@@ -75,7 +75,13 @@ async function sample(
     ports.map(async (port) => {
       const server = ['redis-server', '--port', String(port), '--save', '', '--daemonize', 'no'];
       const options = ['--detach', '--net-host', '--snapshotter', snapshotter];
-      await containerd.ctr(['run', ...options, image, `density-${port}`, ...server]);
+      await containerd.ctr([
+        'run',
+        ...options,
+        image,
+        containerd.named(`density-${port}`),
+        ...server,
+      ]);
       await until('it answers', () => answers(port), { timeoutMs: 120_000, everyMs: 20 });
     }),
   );

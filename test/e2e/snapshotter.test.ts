@@ -153,9 +153,10 @@ test.serial('commits, views and copies on an image that comes lazily, by ctr', a
   const layer = join(stage.dir, 'changes.tar.gz');
   await must('sh', [
     '-c',
-    'ctr --address "$0" --namespace k8s.io snapshots --snapshotter firstlight diff --keep writer >"$1"',
+    'ctr --address "$0" --namespace k8s.io snapshots --snapshotter firstlight diff --keep "$2" >"$1"',
     containerd.address,
     layer,
+    containerd.named('writer'),
   ]);
   const names = (await must('tar', ['-tzf', layer])).split('\n').filter(Boolean).sort();
   // ctr and runc make mount points of their own beside them.
@@ -168,7 +169,7 @@ test.serial('commits, views and copies on an image that comes lazily, by ctr', a
     'nothing that was not changed',
   );
   // A commit that another container stands on: a plain layer over the lazy image.
-  await containerd.ctr([...sn, 'commit', 'committed', 'writer']);
+  await containerd.ctr([...sn, 'commit', 'committed', containerd.named('writer')]);
   // No lease and no label holds a view that ctr makes: containerd's own collector takes it away, now or later.
   const shown = await containerd.ctr([...sn, 'view', '--target', '/mnt', 'look', 'committed']);
   t.regex(shown, /lowerdir=\S+\/snapshots\/\d+\/fs:\S+\/images\/[0-9a-f]{24}/);

@@ -276,8 +276,8 @@ disabled_plugins = [
     });
   }
 
-  /** Name of a container for runc, which knows those of every containerd on the machine by their names alone. */
-  #own(id: string): string {
+  /** A container's name, and its snapshot's: runc knows those of every containerd on the machine by it alone. */
+  named(id: string): string {
     const prefix = `${basename(this.stage.dir)}-`;
     return id.startsWith(prefix) ? id : prefix + id;
   }
@@ -291,7 +291,7 @@ disabled_plugins = [
       '--snapshotter',
       this.#snapshotter,
       image,
-      this.#own(id),
+      this.named(id),
       ...command,
     ]);
   }
@@ -299,7 +299,7 @@ disabled_plugins = [
   /** Starts a container that stays. */
   async start(image: string, id: string, command = ['sleep', '100000']): Promise<void> {
     const options = ['--detach', '--net-host', '--snapshotter', this.#snapshotter];
-    await this.ctr(['run', ...options, image, this.#own(id), ...command]);
+    await this.ctr(['run', ...options, image, this.named(id), ...command]);
   }
 
   /** Runs a command in a container that runs. */
@@ -309,7 +309,7 @@ disabled_plugins = [
       'exec',
       '--exec-id',
       `e${Date.now()}${Math.random()}`,
-      this.#own(id),
+      this.named(id),
       ...command,
     ]);
   }
@@ -321,8 +321,8 @@ disabled_plugins = [
   /** Kills a container and removes it. */
   async remove(id: string): Promise<void> {
     // It may have no task any more.
-    await this.ctr(['tasks', 'delete', '--force', this.#own(id)]).catch(() => undefined);
-    await this.ctr(['containers', 'delete', this.#own(id)]);
+    await this.ctr(['tasks', 'delete', '--force', this.named(id)]).catch(() => undefined);
+    await this.ctr(['containers', 'delete', this.named(id)]);
   }
 
   /** Digests of the blobs that it has downloaded. */
