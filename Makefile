@@ -54,7 +54,7 @@ FUZZ_MS ?= 15000
 FUZZ_LONG_MS ?= 240000
 
 .PHONY: test test-lint test-unit test-fuzz test-native test-native-core test-e2e
-test: test-lint test-unit test-fuzz test-native test-native-core test-e2e ## everything that fits into ten minutes
+test: test-lint test-unit test-fuzz test-native test-e2e ## everything that fits into ten minutes
 test-lint: setup
 	@$(SUITE) lint $(MAKE) --no-print-directory lint
 test-unit: setup
