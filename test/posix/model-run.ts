@@ -5,7 +5,7 @@ import { lstat, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import fc from 'fast-check';
-import { must } from '../lib/proc.ts';
+import { must, run as runProgram } from '../lib/proc.ts';
 import { Stage } from '../lib/stage.ts';
 import { Interpreter } from './interpreter.ts';
 import { compareRun, difference, type Excuse, type Run, runs, type Vocabulary } from './model.ts';
@@ -104,10 +104,22 @@ async function oneRun(
 /** Path, type and mode, owner, and number of names of a tree's line; what follows them. */
 const LINE = /^([^\t]*)(\t\S+ \d+:\d+ )(\d+)( .*)$/s;
 
-/** Where a path of a tree's line (bytes other than printable ones as `%xx`) lies in a directory. */
-function inLower(lower: string, path: string): Buffer {
+/**
+ * Where in the lower directory what stands at a path of a tree's line (bytes other than printable ones as `%xx`) is
+ * looked for: a directory that was renamed says in its upper one where it stood, from the root or beside.
+ */
+async function inLower(lower: string, upper: string, path: string): Promise<Buffer> {
   const bytes = path.replace(/%(..)/g, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
-  return Buffer.concat([Buffer.from(`${lower}/`), Buffer.from(bytes, 'latin1')]);
+  let below = '';
+  let above = upper;
+  for (const name of bytes.split('/').filter(Boolean)) {
+    above = `${above}/${name}`;
+    const options = ['-h', '--only-values', '-n', 'trusted.overlay.redirect', above];
+    const { code, stdout } = await runProgram('getfattr', options);
+    const redirect = code === 0 ? stdout.toString() : name;
+    below = redirect.startsWith('/') ? redirect : `${below}/${redirect}`;
+  }
+  return Buffer.from(`${lower}${below}`, 'latin1');
 }
 
 /**
@@ -120,6 +132,7 @@ async function withoutCoveredNames(
   overlay: string[],
   mount: string[],
   lower: string,
+  upper: string,
 ): Promise<string[]> {
   const names = new Map(mount.map((line) => [LINE.exec(line)?.[1], Number(LINE.exec(line)?.[3])]));
   const groups: string[] = [];
@@ -133,7 +146,7 @@ async function withoutCoveredNames(
     }
     const below = line.includes('trusted.firstlight.origin=')
       ? undefined
-      : await lstat(inLower(lower, path)).catch(() => undefined);
+      : await lstat(await inLower(lower, upper, path)).catch(() => undefined);
     const covered = below?.isDirectory() === false && below.nlink === Number(count);
     lines.push(covered ? `${path}${kind}${shown}${rest}` : line);
   }
@@ -170,7 +183,7 @@ async function afterwards(
   const layers = `lowerdir=${lower},upperdir=${upper},workdir=${work},redirect_dir=on`;
   await must('mount', ['-t', 'overlay', 'overlay', '-o', layers, merged]);
   const seen = await treeOf(merged).finally(() => must('umount', [merged]));
-  const counted = await withoutCoveredNames(seen, state, lower);
+  const counted = await withoutCoveredNames(seen, state, lower, upper);
   // Where a file came from, which the mount itself does not show.
   const above = counted.map((line) =>
     line.replace(/,trusted\.firstlight\.origin=\d+|trusted\.firstlight\.origin=\d+,?/, ''),
