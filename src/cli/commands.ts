@@ -44,7 +44,7 @@ export interface CommandSpec {
 }
 
 /** Settings that are flags of every command. */
-export const GLOBAL_SETTINGS: SettingKey[] = ['server', 'root', 'log'];
+export const GLOBAL_SETTINGS: SettingKey[] = ['server', 'token-file', 'root', 'log'];
 
 /** Options of every command that are no settings. */
 export const GLOBAL_FLAGS: FlagSpec[] = [
@@ -111,13 +111,29 @@ export const COMMANDS: CommandSpec[] = [
     path: ['serve'],
     text: 'serve images to workers',
     arguments: [],
-    settings: ['data', 'listen', 'rate', 'registry-login', 'hosts-dir', 'token-file'],
+    settings: ['data', 'listen', 'rate', 'registry-login', 'hosts-dir', 'tokens'],
     flags: [],
     examples: [
       'firstlight serve --data /srv/firstlight',
       'firstlight serve --data ./data --listen 0.0.0.0:7070 --rate 100mbit',
+      'firstlight serve --data /srv/firstlight --tokens /etc/firstlight/tokens',
     ],
     load: () => import('./commands/serve.ts'),
+  },
+  {
+    path: ['token'],
+    text: "make a token, and the line for a server's file of tokens",
+    arguments: [{ name: 'NAME', text: 'of whoever gets it, for logs', required: true }],
+    settings: [],
+    flags: [
+      {
+        name: 'may',
+        placeholder: 'SCOPE,...',
+        text: 'what it is for: fetch, report, change, metrics (default: fetch,report)',
+      },
+    ],
+    examples: ['firstlight token node-7', 'firstlight token ci --may change'],
+    load: () => import('./commands/token.ts'),
   },
   {
     path: ['image', 'add'],
@@ -129,7 +145,7 @@ export const COMMANDS: CommandSpec[] = [
         required: true,
       },
     ],
-    settings: ['data', 'platform', 'hosts-dir', 'token-file'],
+    settings: ['data', 'platform', 'hosts-dir'],
     flags: [{ name: 'name', placeholder: 'NAME:TAG', text: 'name it gets on the server' }],
     examples: [
       'firstlight image add docker://registry.example.com/shop/redis:7',
@@ -160,7 +176,7 @@ export const COMMANDS: CommandSpec[] = [
     path: ['image', 'rm'],
     text: 'remove images from the server',
     arguments: [{ ...IMAGE, variadic: true }],
-    settings: ['data', 'platform', 'token-file'],
+    settings: ['data', 'platform'],
     flags: [],
     examples: ['firstlight image rm redis:6 redis:7'],
     load: () => import('./commands/image-rm.ts'),
@@ -306,7 +322,7 @@ export const COMMANDS: CommandSpec[] = [
     path: ['trace', 'report'],
     text: 'send runs to the server, which orders later transfers by them',
     arguments: [TRACES],
-    settings: ['token-file'],
+    settings: [],
     flags: [
       { name: 'wait', text: 'return when the new order is in force' },
       { name: 'html', placeholder: 'FILE', text: 'send nothing; draw one run as a web page' },
@@ -355,7 +371,7 @@ export const COMMANDS: CommandSpec[] = [
     path: ['commit'],
     text: 'make an image of what a mount has changed: its layers and one more',
     arguments: [CHANGED, { name: 'NAME:TAG', text: 'name it gets on the server', required: false }],
-    settings: ['hosts-dir', 'token-file'],
+    settings: ['hosts-dir'],
     flags: [
       { name: 'to', placeholder: 'oci:DIR:TAG', text: 'write it into an OCI layout' },
       {

@@ -148,7 +148,12 @@ export const SETTINGS = {
   'token-file': {
     type: 'path',
     placeholder: 'FILE',
-    text: 'file with the token that a server wants for changes',
+    text: 'file with the token that is shown to the server; serve without --tokens: that changes want',
+  },
+  tokens: {
+    type: 'path',
+    placeholder: 'FILE',
+    text: 'file of the tokens that a server takes; every request wants one then',
   },
   log: {
     type: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],

@@ -20,8 +20,9 @@ import type { StoredTrace } from '../trace/files.ts';
 import type { Tracer } from '../trace/tracer.ts';
 import type { OptionValues } from './commands.ts';
 import type { Context } from './context.ts';
-import { askServer, imagePath } from './server-client.ts';
+import { imagePath } from './server-client.ts';
 import { parseDuration } from './settings.ts';
+import { ask } from './token.ts';
 import { localTraces } from './traces.ts';
 
 /** Where the server does not say: what an image of programs compresses to, and header bytes of a row. */
@@ -73,10 +74,9 @@ async function firstBytes(body: Readable, bytes: number): Promise<Buffer> {
 /** The tree of an image from the header of its bundle. */
 async function tocFromServer(context: Context, digest: string): Promise<Toc> {
   const part = async (from: number, bytes: number) => {
-    const body = await askServer(context.settings.text('server'), API.delta, {
+    const body = await ask(context, API.delta, {
       query: { image: digest },
       headers: { range: `bytes=${from}-${from + bytes - 1}` },
-      signal: context.signal,
     });
     return firstBytes(body, bytes);
   };
@@ -103,9 +103,7 @@ async function fromStore(
 }
 
 async function inspect(context: Context, ref: string): Promise<ImageDetail> {
-  const body = await askServer(context.settings.text('server'), imagePath(API.images, ref), {
-    signal: context.signal,
-  });
+  const body = await ask(context, imagePath(API.images, ref));
   return (await body.json()) as ImageDetail;
 }
 

@@ -22,3 +22,8 @@ export function formatUrl(address: AddressInfo | string | null): string {
   if (host === '0.0.0.0' || host === '::') return `http://127.0.0.1:${port}`;
   return family === 'IPv6' ? `http://[${host}]:${port}` : `http://${host}:${port}`;
 }
+
+/** True for an address of {@link parseListen} that only this machine reaches. */
+export function isLocal(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host);
+}

@@ -61,6 +61,11 @@ export class Metrics {
     'Bytes uploaded to intakes',
   );
   readonly errors = this.#counter('firstlight_errors_total', 'Requests that failed', 'kind');
+  readonly refused = this.#counter(
+    'firstlight_refused_requests_total',
+    'Requests refused; reason: missing or unknown token, or one that is not for it (scope)',
+    'reason',
+  );
   readonly transfers = new Gauge({
     name: 'firstlight_bundle_transfers',
     help: 'Bundle transfers under way',

@@ -7,14 +7,16 @@ import { type Logger, makeLogger } from '../log/log.ts';
 import { TRACE_MAX_BYTES } from '../trace/tracer.ts';
 import { makeApp } from './app.ts';
 import { clientError, errorBody } from './error-body.ts';
+import { guard } from './guard.ts';
 import { ImageStore, type ImageStoreLimits } from './image-store.ts';
-import { formatUrl, parseListen } from './listen.ts';
+import { formatUrl, isLocal, parseListen } from './listen.ts';
 import { Metrics } from './metrics.ts';
 import { RateLimiter } from './rate.ts';
 import { deltaRoutes } from './routes-delta.ts';
 import { imageRoutes } from './routes-images.ts';
 import { TRACE_HINTS, traceRoutes } from './routes-traces.ts';
-import { checkToken, guardChanges } from './token.ts';
+import { entryOf, TokenList } from './token.ts';
+import { TokenFile } from './token-file.ts';
 import { IMAGE_HINTS } from './upload.ts';
 
 /** Bounds of the HTTP side; every one has a default. */
@@ -63,6 +65,11 @@ export interface ServerOptions {
   hostsDirs?: readonly string[] | undefined;
   /** Whatever changes something wants this bearer token; where absent, whoever reaches the server may. */
   token?: string | undefined;
+  /**
+   * File of tokens (token.ts): every request wants one of them then, but for health, and `token` counts no more. Where
+   * absent, whoever reaches the server may read all it has.
+   */
+  tokensFile?: string | undefined;
   log?: Logger;
   limits?: Partial<ServerLimits & ImageStoreLimits>;
 }
@@ -102,6 +109,17 @@ function watchRoutes(app: FastifyInstance, store: ImageStore, metrics: Metrics):
   );
 }
 
+/** What guards the server; undefined: nothing. @throws 'usage', 'not-found', 'permission' */
+async function tokensOf(
+  { token, tokensFile }: ServerOptions,
+  log: Logger,
+): Promise<{ list(): Promise<TokenList> } | undefined> {
+  if (tokensFile !== undefined) return TokenFile.open(tokensFile, log);
+  if (token === undefined) return undefined;
+  const list = new TokenList([entryOf('--token-file', token)]);
+  return { list: async () => list };
+}
+
 /**
  * Opens the data directory and serves it.
  * @throws 'busy' where another process has the directory or the address, 'usage' for a bad address
@@ -110,7 +128,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const log = options.log ?? makeLogger('serve');
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const address = parseListen(options.listen);
-  if (options.token !== undefined) checkToken(options.token);
+  const tokens = await tokensOf(options, log);
   const metrics = new Metrics();
   const store = await ImageStore.open({
     dataDir: options.dataDir,
@@ -132,7 +150,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const limiter = rateBitsPerSecond === undefined ? undefined : new RateLimiter(rateBitsPerSecond);
   const app = makeApp(log, limits, (kind) => metrics.errors.inc({ kind }));
   countRequests(app, metrics);
-  if (options.token !== undefined) guardChanges(app, options.token, limits.stallMs);
+  if (tokens !== undefined) {
+    const readingIsOpen = options.tokensFile === undefined;
+    guard(app, { tokens, readingIsOpen, metrics, log, stallMs: limits.stallMs });
+  }
   watchRoutes(app, store, metrics);
   imageRoutes(app, {
     store,
@@ -154,6 +175,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   } catch (error) {
     await store.close();
     throw listenError(error, options.listen);
+  }
+  if (options.tokensFile === undefined && !isLocal(address.host)) {
+    log.warn({ listen: options.listen }, 'whoever reaches this address can read every image');
   }
   store.traces.start();
   store.patches.start();

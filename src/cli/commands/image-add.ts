@@ -21,8 +21,8 @@ import type { OptionValues } from '../commands.ts';
 import type { Context } from '../context.ts';
 import { namedPlatform } from '../mount-request.ts';
 import { formatBytes, shortDigest } from '../print.ts';
-import { askServer, connectionError } from '../server-client.ts';
-import { tokenHeader, warnOfPlainText } from '../token.ts';
+import { connectionError } from '../server-client.ts';
+import { ask, warnOfPlainText } from '../token.ts';
 import { type Upload, uploadFile, uploadLayout } from '../upload.ts';
 
 /** Shows an intake: a bar on a terminal, lines of JSON for programs, else nothing. */
@@ -149,12 +149,11 @@ export async function addByServer(
     counter.destroy(error);
   });
   try {
-    const body = await askServer(server, API.images, {
+    const body = await ask(context, API.images, {
       method: 'POST',
       query: { ...queryOf(source, name, platform), ...(base === undefined ? {} : { base }) },
-      headers: { ...(await headersOf(context, source)), ...(await tokenHeader(context)) },
+      headers: await headersOf(context, source),
       ...(upload === undefined ? {} : { body: upload.stream.pipe(counter) }),
-      signal: context.signal,
     });
     return await readEvents(body, view, server);
   } catch (error) {

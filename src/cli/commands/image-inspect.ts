@@ -2,7 +2,8 @@
 import { API, type ImageDetail } from '../../delta/protocol.ts';
 import type { Context } from '../context.ts';
 import { checkImage, namedPlatform } from '../mount-request.ts';
-import { askServer, imagePath } from '../server-client.ts';
+import { imagePath } from '../server-client.ts';
+import { ask } from '../token.ts';
 
 async function inspect(context: Context, name: string): Promise<ImageDetail> {
   const data = context.settings.optional('data');
@@ -11,9 +12,8 @@ async function inspect(context: Context, name: string): Promise<ImageDetail> {
     const { withStore } = await import('../local-server.ts');
     return withStore(data, (store) => store.inspect(name, platform));
   }
-  const body = await askServer(context.settings.text('server'), imagePath(API.images, name), {
+  const body = await ask(context, imagePath(API.images, name), {
     ...(platform === undefined ? {} : { query: { platform } }),
-    signal: context.signal,
   });
   return (await body.json()) as ImageDetail;
 }

@@ -2,7 +2,7 @@
 import { API, type ImageSummary } from '../../delta/protocol.ts';
 import type { Context } from '../context.ts';
 import { formatBytes, formatTable, shortDigest } from '../print.ts';
-import { askServer } from '../server-client.ts';
+import { ask } from '../token.ts';
 
 async function list(context: Context): Promise<ImageSummary[]> {
   const data = context.settings.optional('data');
@@ -10,9 +10,7 @@ async function list(context: Context): Promise<ImageSummary[]> {
     const { withStore } = await import('../local-server.ts');
     return withStore(data, (store) => store.list());
   }
-  const body = await askServer(context.settings.text('server'), API.images, {
-    signal: context.signal,
-  });
+  const body = await ask(context, API.images);
   return (await body.json()) as ImageSummary[];
 }
 

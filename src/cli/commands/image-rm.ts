@@ -2,8 +2,8 @@
 import { API } from '../../delta/protocol.ts';
 import type { Context } from '../context.ts';
 import { checkImage, namedPlatform } from '../mount-request.ts';
-import { askServer, imagePath } from '../server-client.ts';
-import { tokenHeader } from '../token.ts';
+import { imagePath } from '../server-client.ts';
+import { ask } from '../token.ts';
 
 async function remove(context: Context, name: string): Promise<void> {
   const data = context.settings.optional('data');
@@ -13,11 +13,9 @@ async function remove(context: Context, name: string): Promise<void> {
     await withStore(data, (store) => store.remove(name, platform));
     return;
   }
-  const body = await askServer(context.settings.text('server'), imagePath(API.images, name), {
+  const body = await ask(context, imagePath(API.images, name), {
     method: 'DELETE',
-    headers: await tokenHeader(context),
     ...(platform === undefined ? {} : { query: { platform } }),
-    signal: context.signal,
   });
   await body.dump();
 }

@@ -10,13 +10,16 @@ export async function run(context: Context): Promise<undefined> {
   const { settings, signal } = context;
   const dataDir = settings.text('data');
   const rateBitsPerSecond = parseRate(settings.text('rate'));
-  const token = await readToken(settings);
+  const tokensFile = settings.optional('tokens');
+  // Where there is such a list, the other file is that of commands on this machine.
+  const token = tokensFile === undefined ? await readToken(settings) : undefined;
   const server = await startServer({
     dataDir,
     listen: settings.text('listen'),
     registryLogin: settings.flag('registry-login'),
     hostsDirs: splitHostsDirs(settings.text('hosts-dir')),
-    ...(token === undefined ? {} : { token }),
+    token,
+    tokensFile,
     ...(rateBitsPerSecond === undefined ? {} : { rateBitsPerSecond }),
   });
   if (context.json) context.printJson({ url: server.url, pid: process.pid });

@@ -4,7 +4,7 @@ import { formatTime } from '../../trace/time.ts';
 import type { OptionValues } from '../commands.ts';
 import type { Context } from '../context.ts';
 import { formatMs, formatTable } from '../print.ts';
-import { askServer } from '../server-client.ts';
+import { ask } from '../token.ts';
 import { durationMs, localTraces, noteBroken, waitedMs } from '../traces.ts';
 
 const HEAD = ['ID', 'GROUP', 'IMAGE', 'START', 'TIME', 'FILES'];
@@ -14,9 +14,7 @@ function shownTime(iso: string): string {
 }
 
 async function listReported(context: Context): Promise<void> {
-  const body = await askServer(context.settings.text('server'), API.traces, {
-    signal: context.signal,
-  });
+  const body = await ask(context, API.traces);
   const traces = (await body.json()) as TraceSummary[];
   if (context.json) {
     context.printJson(traces);

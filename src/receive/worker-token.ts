@@ -1,0 +1,70 @@
+// The bearer token that a worker shows to its delta server: read from its file, and again when the server does not take
+// it any more, since tokens are replaced while daemons run. What does not live here: the requests (connections.ts).
+import { readFile } from 'node:fs/promises';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+
+const TOKEN_MAX_CHARS = 4096;
+
+/** The token in a file. @throws 'usage', 'not-found', 'permission' */
+export async function readTokenFile(path: string): Promise<string> {
+  let text: string;
+  try {
+    text = (await readFile(path, 'utf8')).trim();
+  } catch (error) {
+    throw toFirstlightError(error);
+  }
+  // What stands in the file is told to nobody, not even in an error.
+  if (/^[\x21-\x7e]+$/.test(text) && text.length <= TOKEN_MAX_CHARS) return text;
+  throw new FirstlightError('usage', `${path} holds no token`, {
+    hint: 'put the token on one line of it and nothing else',
+  });
+}
+
+/** The value of an Authorization header (RFC 6750). */
+export function bearer(token: string): string {
+  return `Bearer ${token}`;
+}
+
+/** The token of one file, as it was read last. */
+export class WorkerToken {
+  readonly path: string;
+  #header: string | undefined;
+  #reading: Promise<string> | undefined;
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  /** Value of the Authorization header, where the file has been read. */
+  get header(): string | undefined {
+    return this.#header;
+  }
+
+  /** Reads the file, once for all who ask meanwhile. @throws 'unauthorized' where it gives no token */
+  read(): Promise<string> {
+    this.#reading ??= this.#read().finally(() => {
+      this.#reading = undefined;
+    });
+    return this.#reading;
+  }
+
+  async #read(): Promise<string> {
+    try {
+      this.#header = bearer(await readTokenFile(this.path));
+      return this.#header;
+    } catch (cause) {
+      const { message } = toFirstlightError(cause);
+      throw new FirstlightError('unauthorized', `there is no token to show: ${message}`, {
+        hint: `put it into ${this.path}`,
+        cause,
+      });
+    }
+  }
+
+  /** The server has refused `header`: the one that stands in the file by now, undefined where it is the same. */
+  async renewed(header: string): Promise<string | undefined> {
+    if (this.#header !== undefined && this.#header !== header) return this.#header;
+    const now = await this.read();
+    return now === header ? undefined : now;
+  }
+}
