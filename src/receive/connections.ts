@@ -6,7 +6,7 @@ import { API } from '../delta/protocol.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import { networkError } from './delta-answers.ts';
 import { KeptLines, LINE_TIMES, type Line, type LineTimes } from './kept-lines.ts';
-import { PIPELINED } from './striped.ts';
+import { PIPELINED } from './piece-routes.ts';
 
 /** Bounds in ms; each is a wait for the next thing to happen, not for the whole. */
 export interface Timeouts {
@@ -17,7 +17,7 @@ export interface Timeouts {
   headMs: number;
   /** Between two pieces of a body. */
   idleMs: number;
-  /** A stream goes on over another connection where one brings nothing for so long; SILENT_MS where absent. */
+  /** What one connection brings nothing of for so long is asked for over another; SILENT_MS where absent. */
   silentMs?: number;
   /** How connections are kept between requests. */
   lines?: LineTimes;

@@ -10,12 +10,18 @@ import {
   PATCH_FRAMES,
 } from '../delta/protocol.ts';
 import { FirstlightError, isErrorKind } from '../errors/errors.ts';
-import type { PieceHead } from './striped.ts';
 
 /** Most of an error answer that is read. */
 export const ERROR_BODY_BYTES = 64 << 10;
 /** Most of a list of images by chain id that is read. */
 export const CHAINS_BYTES_MAX = 4 << 20;
+
+/** The head of an answer. */
+export interface PieceHead {
+  statusCode: number;
+  headers: Record<string, string | string[] | undefined>;
+  body: Readable;
+}
 
 /** What is asked for. */
 export interface DeltaRequest {
@@ -42,6 +48,18 @@ export function deltaHeaders({ patches }: DeltaRequest): Record<string, string> 
 export function header(answer: Pick<PieceHead, 'headers'>, name: string): string {
   const value = answer.headers[name];
   return typeof value === 'string' ? value : '';
+}
+
+/** `Content-Range: bytes FROM-LAST/TOTAL`, with the end exclusive. @throws FirstlightError 'corrupt' */
+export function contentRange(head: PieceHead): { from: number; to: number; total: number } {
+  const value = head.headers['content-range'];
+  const match = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(typeof value === 'string' ? value : '');
+  if (match === null)
+    throw new FirstlightError(
+      'corrupt',
+      'the answer of the server is a part that does not name its range',
+    );
+  return { from: Number(match[1]), to: Number(match[2]) + 1, total: Number(match[3]) };
 }
 
 const CHAINS = v.array(
@@ -78,6 +96,8 @@ export async function readSome(body: Readable, most: number): Promise<string> {
   return text;
 }
 
+const REFUSALS = { 401: 'unauthorized', 403: 'permission' } as const;
+
 /** The error of an answer that is not what was asked for. */
 export function errorOf(statusCode: number, text: string, server: string): FirstlightError {
   try {
@@ -90,7 +110,7 @@ export function errorOf(statusCode: number, text: string, server: string): First
     // No JSON, or not ours: a proxy in between. The status is all there is.
   }
   const kind =
-    statusCode >= 500 ? 'unreachable' : statusCode === 401 ? 'unauthorized' : 'unsupported';
+    statusCode >= 500 ? 'unreachable' : (REFUSALS[statusCode as 401 | 403] ?? 'unsupported');
   return new FirstlightError(kind, `${server} answered with HTTP status ${statusCode}`, {
     hint: 'check the URL given as --server',
   });

@@ -16,13 +16,14 @@ import {
   errorOf,
   header,
   networkError,
+  type PieceHead,
   parseChains,
   readSome,
 } from './delta-answers.ts';
-import { SILENT_MS } from './frame-stream.ts';
 import { ReaderRequests } from './reader-requests.ts';
+import { SILENT_MS } from './silence.ts';
 import { StreamLanes } from './stream-lanes.ts';
-import { type PieceHead, StripedBody } from './striped.ts';
+import { StripedBody } from './striped.ts';
 
 /** A bundle that begins to arrive. */
 export interface DeltaAnswer {
@@ -129,8 +130,11 @@ export class DeltaClient {
     // Behind a stream of another image the header would wait for megabytes of that.
     const free = this.#connections.lanes.filter(({ taken }) => !taken);
     const lanes = free.length > 0 ? free : this.#connections.lanes;
+    const { silentMs = SILENT_MS } = this.#timeouts;
     const body = new StripedBody(0, undefined, {
       connections: lanes.length,
+      // A stream that is not read for a while keeps what stands behind it waiting.
+      silentMs: free.length > 0 ? silentMs : this.#timeouts.idleMs,
       ask: (connection, from, to, abort) =>
         this.#askPiece(
           connection === undefined ? undefined : lanes[connection],
@@ -252,7 +256,8 @@ export class DeltaClient {
       },
       stopAt: (end) => {
         // The last one of all is the body's own.
-        const index = lanes.findIndex(({ taken }) => !taken);
+        const living = lanes.findIndex(({ taken }, at) => !taken && body.lives(at));
+        const index = living >= 0 ? living : lanes.findIndex(({ taken }) => !taken);
         if (index < 0 || lanes.length < 2) {
           body.stopAt(end);
           return this.takeLane(lanes);

@@ -10,6 +10,7 @@
 import { FirstlightError } from '../errors/errors.ts';
 import type { BodyReader } from './body-reader.ts';
 import type { FramePlan } from './frame-plan.ts';
+import { awaitSilence, SILENT_MS } from './silence.ts';
 
 /** Frames that are here already are asked around, unless they are fewer bytes than this together. */
 const GAP_BYTES = 64 << 10;
@@ -19,9 +20,6 @@ const EARLY_BYTES = 512 << 10;
 
 /** A run is not made longer than this, or a frame, without need. */
 const RUN_BYTES = 512 << 10;
-
-/** A connection that brings nothing for so many ms, while the stream waits for it, may be dead. */
-export const SILENT_MS = 3000;
 
 /**
  * Asks for bytes `from` to `to` (exclusive), which come behind whatever was asked for before; `apart`: over a connection
@@ -255,7 +253,7 @@ export class FrameStream {
   async #stepOrAgain(run: Run): Promise<Step> {
     const step = this.#step(run);
     if (run.isAskedAgain) return await step;
-    const silence = this.#silence(run.silentMs);
+    const silence = awaitSilence(() => this.idleMs, run.silentMs);
     try {
       const first = await Promise.race([step, silence.begun]);
       if (first !== 'silent') return first;
@@ -276,18 +274,6 @@ export class FrameStream {
     this.#runs.splice(0, 1, ...(again.run === undefined ? [] : [again.run]));
     this.#lastMoveAt = performance.now();
     return 'ended';
-  }
-
-  /** Resolves when nothing has come for `silentMs`. */
-  #silence(silentMs: number): { begun: Promise<'silent'>; stop(): void } {
-    const { promise, resolve } = Promise.withResolvers<'silent'>();
-    const look = () => {
-      const leftMs = silentMs - this.idleMs;
-      if (leftMs <= 0) resolve('silent');
-      else timer = setTimeout(look, leftMs);
-    };
-    let timer = setTimeout(look, silentMs);
-    return { begun: promise, stop: () => clearTimeout(timer) };
   }
 
   /**

@@ -10,7 +10,7 @@
 // On a line that is the bottleneck each connection gets the same share, so that a frame that a reader waits
 // for would have a fifth of it beside four of the stream. While readers wait, what is asked for anew goes over one.
 import type { Readable } from 'node:stream';
-import { SILENT_MS } from './frame-stream.ts';
+import { SILENT_MS } from './silence.ts';
 
 /** A connection as a stream sees it. */
 export interface Carrier {
