@@ -88,6 +88,7 @@ export async function mountRequest(
       hint: 'mount without --session fuse-native, or with --rw overlay',
     });
   }
+  const tokenFile = settings.optional('token-file');
   const trace = options.trace as string | undefined;
   const name = options.name as string | undefined;
   if (name !== undefined) checkName(name);
@@ -95,6 +96,7 @@ export async function mountRequest(
     op: 'mount',
     image,
     server: settings.text('server'),
+    ...(tokenFile === undefined ? {} : { tokenFile }),
     platform,
     rw,
     session,

@@ -24,6 +24,8 @@ export interface MountRequest {
   /** A dead mount of ours stands at the directory (ENOTCONN): detach it first. */
   replaceDead?: boolean;
   server: string;
+  /** Absolute path of the file with the token for the server; undefined: what the daemon was told before. */
+  tokenFile?: string;
   platform: string;
   rw: RwMode;
   session: SessionKind;

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { FirstlightError } from '../errors/errors.ts';
 import type { OpensChoice } from '../fuse/opens.ts';
 import { type Logger, makeLogger } from '../log/log.ts';
-import { deltaClientOf, type Receiver, useConnections } from '../receive/receiver.ts';
+import { deltaClientOf, type Receiver, useConnections, useTokenFile } from '../receive/receiver.ts';
 import { SnapshotMetrics } from '../snapshots/metrics.ts';
 import { SnapshotService } from '../snapshots/service.ts';
 import { LayerStore } from '../store/layer-store.ts';
@@ -42,6 +42,8 @@ export interface DaemonOptions {
   connections: number;
   /** Delta server to which these connections are made at once and kept; undefined: with the first bundle. */
   keepServer?: string | undefined;
+  /** File with the token for a server: what it is shown, from the start. */
+  token?: { server: string; path: string } | undefined;
   /** How long they are kept open after the last bundle, ms; 0: not at all. */
   keepWarmMs: number;
   /** HOST:PORT at which metrics are read; undefined: nowhere. */
@@ -124,6 +126,8 @@ export class Daemon {
     const store = await LayerStore.open(options.root, { log: makeLogger('store') });
     try {
       useConnections(store, options.connections);
+      const { token } = options;
+      if (token !== undefined) useTokenFile(store, token.server, token.path);
       const runtime = runtimeDir(options.root);
       const notes = new Notes(join(runtime, 'mounts'), store.layout.snapshots, log);
       await notes.clearAll();

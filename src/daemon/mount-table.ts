@@ -183,6 +183,7 @@ export class MountTable {
   #open(request: MountRequest, signal: AbortSignal): Promise<Receiver> {
     return this.#options.transfers.open({
       server: request.server,
+      tokenFile: request.tokenFile,
       ref: request.image,
       platform: request.platform,
       bases: request.updateFrom,

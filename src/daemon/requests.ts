@@ -19,6 +19,7 @@ const request = v.variant('op', [
     directory: v.exactOptional(path),
     replaceDead: v.exactOptional(v.boolean()),
     server: v.pipe(text, v.url()),
+    tokenFile: v.exactOptional(path),
     platform: text,
     rw: v.picklist(['overlay', 'fuse', 'off']),
     session: v.picklist(['kernel', 'fuse-native']),

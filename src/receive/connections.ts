@@ -7,6 +7,7 @@ import { FirstlightError } from '../errors/errors.ts';
 import { networkError } from './delta-answers.ts';
 import { KeptLines, LINE_TIMES, type Line, type LineTimes } from './kept-lines.ts';
 import { PIPELINED } from './piece-routes.ts';
+import { refusedToken, type WorkerToken } from './worker-token.ts';
 
 /** Bounds in ms; each is a wait for the next thing to happen, not for the whole. */
 export interface Timeouts {
@@ -53,15 +54,22 @@ export class Connections {
   readonly #moreLanes: Lane[] = [];
   readonly #makeLane: () => Lane;
   readonly #timeouts: Timeouts;
+  readonly #token: () => WorkerToken | undefined;
   readonly #kept: KeptLines;
   /** Shortest time from a request to its answer's head so far, in ms: close to one round trip. */
   roundTripMs: number | undefined;
 
   /**
    * @param connections  that a bundle comes over at once
+   * @param token  what is shown to the server from now on
    * @throws FirstlightError 'usage' where `server` is no http(s) URL
    */
-  constructor(server: string, timeouts: Timeouts = DEFAULT_TIMEOUTS, connections = 1) {
+  constructor(
+    server: string,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    connections = 1,
+    token: () => WorkerToken | undefined = () => undefined,
+  ) {
     const url = URL.canParse(server) ? new URL(server) : undefined;
     if (url === undefined || !/^https?:$/.test(url.protocol)) {
       throw new FirstlightError('usage', `"${server}" is not the URL of a delta server`, {
@@ -81,6 +89,7 @@ export class Connections {
     this.#origin = url.origin;
     this.#prefix = url.pathname.replace(/\/+$/, '');
     this.#timeouts = timeouts;
+    this.#token = token;
     const options = {
       connect: { timeout: timeouts.connectMs },
       // Idle connections stay: one that has moved bytes needs no slow start the next time.
@@ -141,9 +150,10 @@ export class Connections {
   }
 
   /**
-   * One request; it resolves with the head of the answer, of whatever status.
+   * One request; it resolves with the head of the answer, of whatever status. Where the server refuses the token, it is
+   * sent once more if another one stands in its file by now.
    * @param connection  where it goes; one that has nothing to do where absent
-   * @throws FirstlightError of the network
+   * @throws FirstlightError of the network; 'unauthorized' where there should be a token and is none
    */
   async request(
     method: 'GET' | 'HEAD',
@@ -152,6 +162,28 @@ export class Connections {
     headersTimeout: number,
     signal: AbortSignal | undefined,
     connection: Dispatcher = this.free(),
+  ): Promise<Dispatcher.ResponseData> {
+    const send = (more?: { authorization: string }) =>
+      this.#send(method, path, { ...headers, ...more }, headersTimeout, signal, connection);
+    const token = this.#token();
+    if (token === undefined) return await send();
+    const shown = token.header ?? (await token.read());
+    const answer = await send({ authorization: shown });
+    if (answer.statusCode !== 401) return answer;
+    // One that cannot be read now is no better: the server's answer says what is wrong.
+    const renewed = await token.renewed(shown).catch(() => undefined);
+    if (renewed === undefined) return answer;
+    await answer.body.dump();
+    return await send({ authorization: renewed });
+  }
+
+  async #send(
+    method: 'GET' | 'HEAD',
+    path: string,
+    headers: Record<string, string>,
+    headersTimeout: number,
+    signal: AbortSignal | undefined,
+    connection: Dispatcher,
   ): Promise<Dispatcher.ResponseData> {
     const startedAt = performance.now();
     try {
@@ -173,6 +205,12 @@ export class Connections {
     } catch (error) {
       throw networkError(error, this.server);
     }
+  }
+
+  /** An error of the server, which says what to do about the token that was shown. */
+  explain(error: FirstlightError): FirstlightError {
+    const token = this.#token();
+    return token === undefined ? error : refusedToken(error, this.server, token.path);
   }
 
   /** One that is open and has nothing to do, where there is one: it saves a round trip, and often more. */

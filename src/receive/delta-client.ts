@@ -24,6 +24,7 @@ import { ReaderRequests } from './reader-requests.ts';
 import { SILENT_MS } from './silence.ts';
 import { StreamLanes } from './stream-lanes.ts';
 import { StripedBody } from './striped.ts';
+import type { WorkerToken } from './worker-token.ts';
 
 /** A bundle that begins to arrive. */
 export interface DeltaAnswer {
@@ -66,11 +67,17 @@ export class DeltaClient {
 
   /**
    * @param connections  that a bundle comes over at once
+   * @param token  what is shown to the server; asked for with each request
    * @throws FirstlightError 'usage' where `server` is no http(s) URL
    */
-  constructor(server: string, timeouts: Timeouts = DEFAULT_TIMEOUTS, connections = 1) {
+  constructor(
+    server: string,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    connections = 1,
+    token?: () => WorkerToken | undefined,
+  ) {
     this.#timeouts = timeouts;
-    this.#connections = new Connections(server, timeouts, connections);
+    this.#connections = new Connections(server, timeouts, connections, token);
   }
 
   get server(): string {
@@ -346,7 +353,7 @@ export class DeltaClient {
     const { statusCode } = answer;
     if (statuses.includes(statusCode)) return;
     const text = await readSome(answer.body as Readable, ERROR_BODY_BYTES);
-    throw errorOf(statusCode, text, this.server);
+    throw this.#connections.explain(errorOf(statusCode, text, this.server));
   }
 
   /** Closes every connection, those at work too. */

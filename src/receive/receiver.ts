@@ -17,6 +17,7 @@ import { findInBases, readHeader } from './header.ts';
 import type { Progress } from './progress.ts';
 import { completeImages } from './replan.ts';
 import { type OpenContext, SharedImage } from './shared-image.ts';
+import { WorkerToken } from './worker-token.ts';
 
 /** What is to be opened, and how. */
 export interface ReceiverOptions {
@@ -26,6 +27,8 @@ export interface ReceiverOptions {
   ref: string;
   /** os/arch[/variant]. */
   platform: string;
+  /** File with the token for the server, from now on; undefined: as before. */
+  tokenFile?: string | undefined;
   /** Names or digests of images in the store to take contents from; undefined: every complete one. */
   bases?: string[] | undefined;
   log: Logger;
@@ -56,12 +59,19 @@ class Shared {
   readonly clients = new Map<string, DeltaClient>();
   /** That a bundle comes over at once. */
   connections = 1;
+  /** What is shown to each server: to no other than the one that it was given for. */
+  readonly tokens = new Map<string, WorkerToken>();
+
+  /** Has every client of a server, those at work too, show the token in a file. */
+  useToken(server: string, path: string): void {
+    if (this.tokens.get(server)?.path !== path) this.tokens.set(server, new WorkerToken(path));
+  }
 
   client(server: string, timeouts: Timeouts): DeltaClient {
     const key = `${server} ${JSON.stringify(timeouts)}`;
     let client = this.clients.get(key);
     if (client === undefined) {
-      client = new DeltaClient(server, timeouts, this.connections);
+      client = new DeltaClient(server, timeouts, this.connections, () => this.tokens.get(server));
       this.clients.set(key, client);
     }
     return client;
@@ -90,6 +100,11 @@ function sharedOf(store: LayerStore): Shared {
 /** Has bundles for this store come over so many connections at once; call it before the first opening. */
 export function useConnections(store: LayerStore, connections: number): void {
   sharedOf(store).connections = connections;
+}
+
+/** Has all that is asked of a server show the token in a file; it is read when it is needed. */
+export function useTokenFile(store: LayerStore, server: string, path: string): void {
+  sharedOf(store).useToken(server, path);
 }
 
 /** The client that transfers of this store from a server use: its connections are theirs. */
@@ -203,7 +218,8 @@ class Opening {
     this.#store = store;
     this.#shared = shared;
     this.#options = options;
-    const { server, log, makeTemplate, backoff } = options;
+    const { server, log, makeTemplate, backoff, tokenFile } = options;
+    if (server !== undefined && tokenFile !== undefined) shared.useToken(server, tokenFile);
     const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
     const client = server === undefined ? undefined : shared.client(server, timeouts);
     this.#context = { store, log, client, requestedAt: Date.now(), makeTemplate, backoff };

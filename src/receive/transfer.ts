@@ -21,6 +21,7 @@ import { hasPatches, PatchBases } from './patch-bases.ts';
 import type { Progress } from './progress.ts';
 import { askAnew } from './replan.ts';
 import { Wants } from './wants.ts';
+import { isRefusal } from './worker-token.ts';
 
 /** What a transfer is made of. */
 export interface TransferParts {
@@ -66,6 +67,8 @@ export class Transfer {
   /** Asked for without patches, because what one stood on was damaged or gone. */
   #withoutPatches = false;
   #wakeUp: (() => void) | undefined;
+  /** The server has refused since it gave anything. */
+  #isRefused = false;
   /** Frames of streams that came and were right. */
   #moved = 0;
 
@@ -219,6 +222,7 @@ export class Transfer {
 
   #received(bytes: number): void {
     const now = Date.now();
+    if (this.#isRefused) this.#accepted();
     this.progress.receivedBytes += bytes;
     if (this.progress.firstFrameAt === 0) this.progress.firstFrameAt = now;
   }
@@ -235,7 +239,24 @@ export class Transfer {
     this.progress.retries++;
     this.progress.error = error.line;
     this.progress.errorKind = error.kind;
+    if (isRefusal(error)) this.#refused(error);
     this.#changed();
+  }
+
+  /** No reader waits for what the server will not give: it gets its errno, as every later one until it gives again. */
+  #refused(error: FirstlightError): void {
+    const { arrivals, template, log } = this.#parts;
+    if (!this.#isRefused)
+      log.error({ err: error }, 'the server refuses: what is missing cannot be read');
+    this.#isRefused = true;
+    template.markFailed(Uint32Array.from(arrivals.missing()), toErrno(error));
+  }
+
+  #accepted(): void {
+    const { arrivals, template, log } = this.#parts;
+    this.#isRefused = false;
+    template.clearFailed(Uint32Array.from(arrivals.missing()));
+    log.info('the server gives again');
   }
 
   /** Waiting readers get the errno at once, and so does every later read of what is missing. */

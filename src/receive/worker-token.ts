@@ -68,3 +68,21 @@ export class WorkerToken {
     return now === header ? undefined : now;
   }
 }
+
+/** A server's refusal of the token in a file, with what to do about it; other errors as they are. */
+export function refusedToken(
+  error: FirstlightError,
+  server: string,
+  path: string,
+): FirstlightError {
+  if (error.kind !== 'unauthorized') return error;
+  return new FirstlightError('unauthorized', `${server} does not take the token in ${path}`, {
+    hint: 'put one into it that the server has: it is read again',
+  });
+}
+
+/** True where the server has answered and will not give it: to ask again changes nothing until somebody sees to it. */
+export function isRefusal({ kind, cause }: FirstlightError): boolean {
+  // One of this kind with a cause comes from a file of this machine.
+  return kind === 'unauthorized' || (kind === 'permission' && cause === undefined);
+}

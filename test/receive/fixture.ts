@@ -164,6 +164,7 @@ export interface SeenRequest {
   range: { from: number; to: number } | undefined;
   /** Kinds of frames that it allows beyond the plain ones. */
   frames: string | undefined;
+  authorization: string | undefined;
   at: number;
   /** Names the connection that it came over. */
   connection: number;
@@ -257,6 +258,7 @@ export class FaultyServer {
       query: url.searchParams,
       range: match === null ? undefined : { from: Number(match[1]), to: Number(match[2]) + 1 },
       frames: request.headers[FRAMES_HEADER] as string | undefined,
+      authorization: request.headers.authorization,
       at: performance.now(),
       connection: request.socket.remotePort!,
     };
@@ -468,7 +470,7 @@ export class WatchingTemplate implements NativeTemplate {
   }
 
   /** Resolves when the states satisfy `wanted`. */
-  async until(wanted: () => boolean, ms = 10_000): Promise<void> {
+  async until(wanted: () => boolean, ms = 120_000): Promise<void> {
     const deadline = performance.now() + ms;
     while (!wanted()) {
       const left = deadline - performance.now();

@@ -54,6 +54,12 @@ function snapshotterOptions({ settings }: Context): SnapshotterOptions | undefin
   };
 }
 
+/** What the foreground's daemon shows to its server. */
+function tokenOf({ settings }: Context): { server: string; path: string } | undefined {
+  const path = settings.optional('token-file');
+  return path === undefined ? undefined : { server: settings.text('server'), path };
+}
+
 /** Tells the daemon to end, and waits until it has. */
 async function stop(context: Context): Promise<undefined> {
   const stopped = await call<{ pid: number }>(context, { op: 'stop' }, { start: false });
@@ -106,6 +112,8 @@ export async function run(
         !background && context.settings.isSet('server')
           ? context.settings.text('server')
           : undefined,
+      // One in the background is told with each mount.
+      token: background ? undefined : tokenOf(context),
       // A command starts a daemon for its own mounts only: containerd's is the service's.
       ...(background
         ? {}
