@@ -7,6 +7,7 @@ import { basename, join } from 'node:path';
 import { credentials, loadPackageDefinition, type ServiceClientConstructor } from '@grpc/grpc-js';
 import { fromJSON } from '@grpc/proto-loader';
 import { busyboxImage } from './busybox-image.ts';
+import { containerdConfig } from './containerd-config.ts';
 import { Background, must, run, until } from './proc.ts';
 import { noise } from './small-image.ts';
 import type { Stage } from './stage.ts';
@@ -156,42 +157,28 @@ export class Containerd {
    * Starts one.
    * @param socket       of the snapshotter under test
    * @param annotations  whether pulls tell the snapshotter which image they are of
+   * @param pause        image of pods' sandboxes
    */
   static async start(
     stage: Stage,
     socket: string,
-    options: { annotations?: boolean; snapshotter?: string } = {},
+    options: { annotations?: boolean; snapshotter?: string; pause?: string } = {},
   ): Promise<Containerd> {
-    const { annotations = true, snapshotter = 'firstlight' } = options;
+    const { annotations = true, snapshotter = 'firstlight', pause } = options;
     const containerd = new Containerd(stage, snapshotter);
     const directory = containerd.#directory;
     await mkdir(join(directory, 'cni'), { recursive: true });
-    const cri = 'plugins."io.containerd.grpc.v1.cri"';
     await writeFile(
       join(directory, 'config.toml'),
-      `version = 2
-root = "${directory}/root"
-state = "${directory}/state"
-disabled_plugins = [
-  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
-  "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
-]
-[grpc]
-  address = "${containerd.address}"
-[proxy_plugins.firstlight]
-  type = "snapshot"
-  address = "${socket}"
-[${cri}]
-  disable_apparmor = true
-  stream_server_port = "0"
-[${cri}.containerd]
-  snapshotter = "${snapshotter}"
-  disable_snapshot_annotations = ${String(!annotations)}
-[${cri}.cni]
-  bin_dir = "${directory}/cni"
-  conf_dir = "${directory}/cni"
-`,
+      await containerdConfig({
+        directory,
+        address: containerd.address,
+        socket,
+        snapshots: join(stage.root, 'containerd'),
+        snapshotter,
+        annotations,
+        ...(pause !== undefined && { pause }),
+      }),
     );
     stage.onClose(() => containerd.#end());
     await containerd.#begin();
