@@ -4,8 +4,9 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { Containerd, freePort, push, startRegistry } from '../test/lib/containerd.ts';
+import { Containerd, push, startRegistry } from '../test/lib/containerd.ts';
 import { testImage } from '../test/lib/images.ts';
+import { freePort } from '../test/lib/ports.ts';
 import { must, until } from '../test/lib/proc.ts';
 import { Stage } from '../test/lib/stage.ts';
 import { machineFacts, median } from './lib/measure.ts';

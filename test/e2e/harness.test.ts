@@ -8,7 +8,7 @@ import test from 'ava';
 import { FaultProxy } from '../lib/fault-proxy.ts';
 import { listTree, treeDifference } from '../lib/images.ts';
 import { mountsBelow, processesOf, STAGE_MARK } from '../lib/leaks.ts';
-import { Background, must, run } from '../lib/proc.ts';
+import { Background, must, run, until } from '../lib/proc.ts';
 import { Stage } from '../lib/stage.ts';
 
 /** Two directories with the same file, and a way to change the second. */
@@ -55,7 +55,7 @@ for (const [what, command] of CHANGES) {
 
 test.serial('a stage that leaves a mount or a process is found out', async (t) => {
   const dir = await mkdtemp(join(tmpdir(), 'firstlight-leak-'));
-  const sleeper = new Background('sleep', ['60'], { env: { ...process.env, [STAGE_MARK]: dir } });
+  const sleeper = new Background('sleep', ['3600'], { env: { ...process.env, [STAGE_MARK]: dir } });
   await must('mount', ['-t', 'tmpfs', 'leak', dir]);
   try {
     t.like(await mountsBelow(dir), [{ mountPoint: dir, type: 'tmpfs', source: 'leak' }]);
@@ -75,11 +75,11 @@ test.serial('a stage that leaves a mount or a process is found out', async (t) =
 test.serial('closing a stage names a process that does not end on SIGTERM', async (t) => {
   const attempt = { ...t, teardown: () => {}, passed: true } as unknown as typeof t;
   const stage = await Stage.open(attempt);
-  const stubborn = new Background('bash', ['-c', 'trap "" TERM; while :; do sleep 0.2; done'], {
-    env: stage.env,
-  });
+  const script = 'trap "" TERM; echo up; while :; do sleep 0.2; done';
+  const stubborn = new Background('bash', ['-c', script], { env: stage.env });
+  await until('it takes no SIGTERM', () => stubborn.stdout.includes('up'));
   await t.throwsAsync(stage.close(500), { message: /did not end on SIGTERM/ });
-  t.false(stubborn.running);
+  t.is((await stubborn.ended).signal, 'SIGKILL');
   await rm(stage.dir, { recursive: true });
 });
 
@@ -109,8 +109,4 @@ test.serial('the fault proxy passes, cuts, stalls and comes back', async (t) => 
   t.is((await curl()).code, 7);
   await proxy.up();
   t.is((await curl()).stdout.length, body.length);
-  proxy.limit(1_000_000);
-  const slow = await curl();
-  t.is(slow.stdout.length, body.length);
-  t.true(slow.ms > 200, `took ${slow.ms} ms`);
 });

@@ -15,7 +15,7 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { createServer as createHttp, type Server } from 'node:http';
-import { type AddressInfo, createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -27,6 +27,8 @@ import { openRegistry, type RegistryOptions } from '../../src/image/registry.ts'
 import type { ContentSink } from '../../src/image/source.ts';
 import { failure } from '../../src/image/testkit-registry.ts';
 import { S_IF, type TreeNode } from '../../src/image/tree.ts';
+import { freePort } from '../lib/ports.ts';
+import { until } from '../lib/proc.ts';
 
 const run = promisify(execFile);
 const PLATFORM = 'linux/amd64';
@@ -34,14 +36,6 @@ const PLATFORM = 'linux/amd64';
 let dir = '';
 const running: { child: ChildProcess; exited: Promise<unknown> }[] = [];
 const servers: Server[] = [];
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** Starts a registry over the data of `name`; gives its `host:port`. */
 async function startRegistry(name: string, auth = ''): Promise<string> {
@@ -66,16 +60,14 @@ ${auth}`,
   const exited = new Promise((resolve) => child.once('exit', resolve));
   running.push({ child, exited });
   const host = `127.0.0.1:${port}`;
-  for (let tries = 0; tries < 200; tries++) {
+  await until('docker-registry answers', async () => {
     if (child.exitCode !== null) throw new Error(`docker-registry ended: ${said}`);
-    const up = await fetch(`http://${host}/v2/`).then(
+    return fetch(`http://${host}/v2/`).then(
       () => true,
       () => false,
     );
-    if (up) return host;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  throw new Error(`docker-registry does not answer: ${said}`);
+  });
+  return host;
 }
 
 /** Builds an OCI layout with the tag `app` (three layers) and says where it is. */
@@ -394,8 +386,8 @@ async function startTokenServer(): Promise<{ url: string; certificate: string; a
       iss: 'token',
       sub: 'x',
       aud: 'reg',
-      exp: now + 60,
-      nbf: now - 5,
+      exp: now + 3600,
+      nbf: now - 60,
       iat: now,
       jti: String(now),
       access,
@@ -431,7 +423,9 @@ test.serial(
   async (t) => {
     const host = await startRegistry('data');
     const { child, exited } = running.at(-1)!;
-    const source = await openRegistry(`${host}/team/app:gzip`, { platform: PLATFORM, auth: null });
+    // It is tried a few times, with longer and longer pauses: a minute and a half in all.
+    const patient = { platform: PLATFORM, auth: null, retryDelayMs: 3000 };
+    const source = await openRegistry(`${host}/team/app:gzip`, patient);
     // The file is larger than what the sockets' buffers may hold when the registry dies.
     let restarted = false;
     const { root } = await mergeImage(source, {

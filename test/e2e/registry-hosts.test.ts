@@ -6,10 +6,10 @@ import test, { type ExecutionContext } from 'ava';
 import {
   appImages,
   Containerd,
-  freePort,
   push,
   startRegistry as startPlainRegistry,
 } from '../lib/containerd.ts';
+import { freePort } from '../lib/ports.ts';
 import { Background, must, until } from '../lib/proc.ts';
 import { Stage } from '../lib/stage.ts';
 
@@ -249,7 +249,7 @@ test.serial(
     await writeLogin(stage, locked.host);
     const socket = join(stage.dir, 's.sock');
     const daemon = stage.start(
-      ['daemon', '--snapshotter', socket, '--prepare-timeout', '60s', '--hosts-dir', certs],
+      ['daemon', '--snapshotter', socket, '--prepare-timeout', '280s', '--hosts-dir', certs],
       { env: { DOCKER_CONFIG: join(stage.dir, 'docker') } },
     );
     await until('the daemon is ready', () => {

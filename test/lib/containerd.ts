@@ -2,12 +2,12 @@
 // the stage. Pulls go the kubelet's way, by containerd's CRI plugin over gRPC, and containers are started by
 // `ctr`. The images are busybox with layers on it, built by umoci. What does not live here: what is tested.
 import { mkdir, writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { basename, join } from 'node:path';
 import { credentials, loadPackageDefinition, type ServiceClientConstructor } from '@grpc/grpc-js';
 import { fromJSON } from '@grpc/proto-loader';
 import { busyboxImage } from './busybox-image.ts';
 import { containerdConfig } from './containerd-config.ts';
+import { freePort } from './ports.ts';
 import { Background, must, run, until } from './proc.ts';
 import { noise } from './small-image.ts';
 import type { Stage } from './stage.ts';
@@ -41,15 +41,6 @@ const CRI = {
 };
 /** Namespace of everything that the kubelet's interface does. */
 const NAMESPACE = 'k8s.io';
-const START_MS = 60_000;
-
-export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** Debian's registry on a port of its own; its HOST:PORT. */
 export async function startRegistry(stage: Stage): Promise<string> {
@@ -189,14 +180,10 @@ export class Containerd {
     const config = join(this.#directory, 'config.toml');
     const process = new Background('containerd', ['--config', config], { env: this.stage.env });
     this.#process = process;
-    await until(
-      'containerd answers',
-      async () => {
-        if (!process.running) throw new Error(`containerd ended: ${process.stderr.slice(-3000)}`);
-        return (await run('ctr', ['--address', this.address, 'version'])).code === 0;
-      },
-      { timeoutMs: START_MS },
-    );
+    await until('containerd answers', async () => {
+      if (!process.running) throw new Error(`containerd ended: ${process.stderr.slice(-3000)}`);
+      return (await run('ctr', ['--address', this.address, 'version'])).code === 0;
+    });
     const definition = fromJSON(CRI as never, { longs: Number, defaults: true });
     const loaded = loadPackageDefinition(definition) as unknown as {
       runtime: { v1: { ImageService: ServiceClientConstructor } };
@@ -229,7 +216,6 @@ export class Containerd {
   /** `ctr ARGS` in the kubelet's namespace, which must succeed. */
   ctr(args: string[], namespace = NAMESPACE): Promise<string> {
     return must('ctr', ['--address', this.address, '--namespace', namespace, ...args], {
-      timeoutMs: 120_000,
       env: this.stage.env,
     });
   }
@@ -327,5 +313,5 @@ export async function layerDigests(layout: string, tag: string): Promise<string[
 /** Pushes a tag of a layout. */
 export async function push(layout: string, tag: string, to: string): Promise<void> {
   const args = ['copy', '--quiet', '--insecure-policy', '--dest-tls-verify=false'];
-  await must('skopeo', [...args, `oci:${layout}:${tag}`, `docker://${to}`], { timeoutMs: 120_000 });
+  await must('skopeo', [...args, `oci:${layout}:${tag}`, `docker://${to}`]);
 }

@@ -17,7 +17,7 @@ export interface Ended {
 export interface RunOptions {
   cwd?: string;
   env?: NodeJS.ProcessEnv;
-  /** The program is killed (SIGKILL) after this; the run then rejects. Default 60,000. */
+  /** The program is killed (SIGKILL) after this; the run then rejects. It guards against hanging. Default 180,000. */
   timeoutMs?: number;
   input?: string;
   /** Its own process group, which Ctrl-C does not reach. */
@@ -104,7 +104,7 @@ export async function run(
   args: string[],
   options: RunOptions = {},
 ): Promise<Ended> {
-  const { timeoutMs = 60_000, ...rest } = options;
+  const { timeoutMs = 180_000, ...rest } = options;
   const program = new Background(command, args, rest);
   const timer = new AbortController();
   const late = sleep(timeoutMs, true, { signal: timer.signal }).catch(() => false);
@@ -132,13 +132,16 @@ export async function must(
   return ended.stdout.toString('utf8');
 }
 
-/** Asks `question` every few milliseconds until it gives something other than undefined or false. */
+/**
+ * Asks `question` every few milliseconds until it gives something other than undefined or false. The bound guards
+ * against hanging and says nothing of how soon: a machine under load may take a minute for what takes a second.
+ */
 export async function until<T>(
   what: string,
   question: () => Promise<T | undefined | false> | T | undefined | false,
   options: { timeoutMs?: number; everyMs?: number } = {},
 ): Promise<T> {
-  const { timeoutMs = 20_000, everyMs = 20 } = options;
+  const { timeoutMs = 120_000, everyMs = 20 } = options;
   const end = performance.now() + timeoutMs;
   for (;;) {
     const answer = await question();

@@ -26,7 +26,7 @@ export async function startDaemon(stage: Stage, args: string[] = []): Promise<Ba
   const socket = join(stage.dir, 's.sock');
   // A machine under load must not make an ordinary pull of a lazy one.
   const options = ['--metrics', '127.0.0.1:0'];
-  if (!args.includes('--prepare-timeout')) options.push('--prepare-timeout', '60s');
+  if (!args.includes('--prepare-timeout')) options.push('--prepare-timeout', '280s');
   const daemon = stage.start(['daemon', '--snapshotter', socket, ...options, ...args]);
   await until('the daemon is ready', () => {
     if (!daemon.running) throw new Error(`the daemon ended: ${daemon.stderr}`);

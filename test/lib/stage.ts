@@ -113,14 +113,10 @@ export class Stage {
     const { rate, listen = '127.0.0.1:0', data = this.data, use = true } = options;
     const args = ['serve', '--data', data, '--listen', listen];
     const process = this.start(rate === undefined ? args : [...args, '--rate', rate]);
-    const url = await until(
-      'the server listens',
-      () => {
-        if (!process.running) throw new Error(`the server ended: ${process.stderr}`);
-        return /listening on (\S+)/.exec(process.stdout)?.[1];
-      },
-      { timeoutMs: 30_000 },
-    );
+    const url = await until('the server listens', () => {
+      if (!process.running) throw new Error(`the server ended: ${process.stderr}`);
+      return /listening on (\S+)/.exec(process.stdout)?.[1];
+    });
     if (use) this.env.FIRSTLIGHT_SERVER = url;
     return { url, process };
   }
@@ -172,7 +168,7 @@ export class Stage {
   /** Mounts an image; its directory. */
   async mount(image: string, options: string[] = [], name = 'mnt'): Promise<string> {
     const dir = await this.mountPoint(name);
-    await this.must(['mount', image, dir, ...options], { timeoutMs: 120_000 });
+    await this.must(['mount', image, dir, ...options]);
     return dir;
   }
 
@@ -192,7 +188,7 @@ export class Stage {
    * Ends everything, removes everything, and throws where something had to be forced.
    * @param graceMs  how long processes may take to end after SIGTERM
    */
-  async close(graceMs = 10_000): Promise<void> {
+  async close(graceMs = 90_000): Promise<void> {
     const problems: string[] = [];
     for (const cleanup of this.#cleanups.reverse()) {
       await cleanup().catch((error: unknown) => problems.push(String(error)));
@@ -224,7 +220,7 @@ export class Stage {
       // What is still there is named, then killed.
       const left = await processesOf(this.dir);
       for (const { pid } of left) signal(pid, 'SIGKILL');
-      await until('killed processes end', none, { timeoutMs: 5_000 }).catch(() => undefined);
+      await until('killed processes end', none).catch(() => undefined);
       return left.map(({ pid, command }) => `process ${pid} did not end on SIGTERM: ${command}`);
     }
   }
