@@ -222,7 +222,7 @@ export class Transfer {
 
   #received(bytes: number): void {
     const now = Date.now();
-    if (this.#isRefused) this.#accepted();
+    if (this.#isRefused && this.#intake.failure === undefined) this.#accepted();
     this.progress.receivedBytes += bytes;
     if (this.progress.firstFrameAt === 0) this.progress.firstFrameAt = now;
   }

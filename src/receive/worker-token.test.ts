@@ -158,6 +158,16 @@ test('an image that is there opens whatever the token is', async (t) => {
   }
 });
 
+test('what a daemon was told at its start counts for every opening', async (t) => {
+  const { server, store, path, put, guard, open } = await guarded(t, 2);
+  await put(guard.token);
+  await t.throwsAsync(open({ tokenFile: undefined }), { message: /HTTP status 401/ });
+  useTokenFile(store, server.url, path);
+  const receiver = await open({ tokenFile: undefined });
+  await receiver.complete;
+  await receiver.close();
+});
+
 test('it goes to the server that it is for, and to no other', async (t) => {
   const { server, store, path, put } = await guarded(t, 1);
   const other = await FaultyServer.start(t);
