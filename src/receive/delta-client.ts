@@ -84,6 +84,11 @@ export class DeltaClient {
     return this.#connections.server;
   }
 
+  /** As Timeouts has it. */
+  get silentMs(): number {
+    return this.#timeouts.silentMs ?? SILENT_MS;
+  }
+
   /** Shortest time from a request to its answer's head so far, in ms: close to one round trip. */
   get roundTripMs(): number | undefined {
     return this.#connections.roundTripMs;
@@ -137,11 +142,10 @@ export class DeltaClient {
     // Behind a stream of another image the header would wait for megabytes of that.
     const free = this.#connections.lanes.filter(({ taken }) => !taken);
     const lanes = free.length > 0 ? free : this.#connections.lanes;
-    const { silentMs = SILENT_MS } = this.#timeouts;
     const body = new StripedBody(0, undefined, {
       connections: lanes.length,
       // A stream that is not read for a while keeps what stands behind it waiting.
-      silentMs: free.length > 0 ? silentMs : this.#timeouts.idleMs,
+      silentMs: free.length > 0 ? this.silentMs : this.#timeouts.idleMs,
       ask: (connection, from, to, abort) =>
         this.#askPiece(
           connection === undefined ? undefined : lanes[connection],
@@ -282,7 +286,7 @@ export class DeltaClient {
 
   /** @param mayShare  false as long as the other connections have something else to bring first */
   #streamLane(own: Lane, mayShare: () => boolean = () => true): StreamLane {
-    const { silentMs = SILENT_MS } = this.#timeouts;
+    const { silentMs } = this;
     const readersWait = () => this.#readers.wait;
     const lanes = new StreamLanes(own, this.#connections.lanes, mayShare, readersWait, silentMs);
     return {

@@ -6,6 +6,7 @@ import { backoffMs } from './backoff.ts';
 import type { DeltaClient } from './delta-client.ts';
 import type { FramePlan } from './frame-plan.ts';
 import type { Intake } from './intake.ts';
+import { SureRange } from './sure-range.ts';
 
 /** Requests at a time. */
 const AT_ONCE = 4;
@@ -123,25 +124,30 @@ export class OutOfOrder {
     try {
       this.#owner.requested();
       const { client, intake } = this.#owner;
-      const end = last.offset + last.bytes;
-      const body = await client.range(plan.bundlePath, plan.etag, first.offset, end, this.#signal);
-      if (body === 'gone') {
-        this.#owner.bundleGone(plan);
-        return;
-      }
+      const range = new SureRange(
+        (from, to, signal) => client.range(plan.bundlePath, plan.etag, from, to, signal),
+        first.offset,
+        last.offset + last.bytes,
+        client.silentMs,
+        this.#signal,
+      );
       try {
         for (const frame of frames) {
-          const bytes = await body.take(plan.frames[frame]!.bytes);
+          const bytes = await range.take(plan.frames[frame]!.bytes);
+          if (bytes === 'gone') {
+            this.#owner.bundleGone(plan);
+            return;
+          }
           this.#owner.received(bytes.length);
           if (!intake.take(plan, frame, bytes)) {
             throw new FirstlightError('corrupt', `frame ${frame} came wrong`);
           }
           release();
         }
-        await body.end();
+        await range.end();
         this.#failures = 0;
       } catch (error) {
-        body.destroy();
+        range.destroy();
         throw error;
       }
     } catch (error) {

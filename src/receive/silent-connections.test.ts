@@ -1,7 +1,13 @@
 // Connections that die without a word, or break, while others live: what they owed comes over another. PATIENT has no
 // bound that could end one of these waits within a test.
 import test from 'ava';
-import { makeImage, noise, type SeenRequest, someFiles } from '../../test/receive/fixture.ts';
+import {
+  type FaultyServer,
+  makeImage,
+  noise,
+  type SeenRequest,
+  someFiles,
+} from '../../test/receive/fixture.ts';
 import { assertWhole, makeStage } from '../../test/receive/stage.ts';
 import { Receiver, useConnections } from './receiver.ts';
 
@@ -11,10 +17,11 @@ const IMAGE = makeImage('early', {
   ...someFiles('early', [5, 300_000, 70_000, 250_000]),
   zz: noise('zz early', 9_000_000),
 });
+const ONE_FILE = makeImage('late', { zz: noise('zz late', 9_000_000) });
 
 /** A stage whose image comes over several connections. */
-async function manyConnections(t: Parameters<typeof makeStage>[0], count: number) {
-  const stage = await makeStage(t, IMAGE);
+async function manyConnections(t: Parameters<typeof makeStage>[0], count: number, image = IMAGE) {
+  const stage = await makeStage(t, image);
   stage.server.deltaRanges = true;
   useConnections(stage.store, count);
   return stage;
@@ -79,4 +86,51 @@ test('a server that is silent on all connections for a while is waited for', asy
   await assertWhole(t, root, IMAGE);
   t.is(receiver.progress().retries, 0);
   await receiver.close();
+});
+
+/** A stage whose last part a reader wants, while the stream would bring it a long time later. */
+async function wantedLate(
+  t: Parameters<typeof makeStage>[0],
+  faultOf: (readersRequest: number) => ReturnType<FaultyServer['fault']>,
+) {
+  const stage = await manyConnections(t, 8, ONE_FILE);
+  const { server, store, templates, options } = stage;
+  const { bytes } = [...server.bundles.values()][0]!;
+  let asked = 0;
+  server.fault = ({ range }) => {
+    if (range?.to === bytes.length) return faultOf(asked++);
+    return (range?.from ?? 0) > 1_000_000 ? { rate: 20_000 } : {};
+  };
+  const receiver = await Receiver.open(store, options({ timeouts }));
+  const { toc } = receiver;
+  const part = toc.partCount(0) - 1;
+  receiver.wanted(0, part, part);
+  return {
+    receiver,
+    asked: () => asked,
+    came: () => templates[0]!.arrivedParts.has(part),
+    ...stage,
+  };
+}
+
+for (const stallAfter of [0, 1000]) {
+  test(`what a reader waits for comes over another connection where its own falls silent after ${stallAfter} bytes`, async (t) => {
+    t.timeout(60_000);
+    const stage = await wantedLate(t, (request) => (request < 2 ? { stallAfter } : {}));
+    await stage.templates[0]!.until(stage.came, 40_000);
+    t.is(stage.asked(), 3);
+    t.is(stage.receiver.progress().retries, 0);
+    await stage.receiver.close();
+  });
+}
+
+test('what a reader waits for comes over the slow connection where another cannot bring it', async (t) => {
+  t.timeout(60_000);
+  const stage = await wantedLate(t, (request) =>
+    request === 0 ? { pause: { afterBytes: 1000, ms: 1500 } } : { status: 500 },
+  );
+  await stage.templates[0]!.until(stage.came, 40_000);
+  t.true(stage.asked() > 1);
+  t.is(stage.receiver.progress().retries, 0);
+  await stage.receiver.close();
 });
