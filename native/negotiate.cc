@@ -71,6 +71,7 @@ int negotiate(const fuse_init_in* in, size_t bytes, const Wanted& wanted, abi::I
   features->passthrough = (used & abi::kPassthrough) != 0;
   features->direct_io_allow_mmap = (used & abi::kDirectIoAllowMmap) != 0;
   features->writable = wanted.writable;
+  features->posix_acl = (used & FUSE_POSIX_ACL) != 0;
   features->setxattr_ext = (used & FUSE_SETXATTR_EXT) != 0;
   // One layer above a plain filesystem; overlayfs can still be put on top (two in all).
   out->max_stack_depth = features->passthrough ? 1 : 0;

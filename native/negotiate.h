@@ -23,6 +23,7 @@ struct Features {
   bool passthrough = false;
   bool direct_io_allow_mmap = false;
   bool writable = false;
+  bool posix_acl = false;
   /** SETXATTR comes with flags of its own (Linux 5.14). */
   bool setxattr_ext = false;
   uint32_t threads = 0;

@@ -39,9 +39,9 @@ class Transport {
 
   /**
    * Sends a notification (fuse_out_header first, its `unique` 0 and its `error` the code). Waits
-   * for locks that requests hold. Returns 0 or a negative errno.
+   * for locks that requests hold. May change `pieces`. Returns 0 or a negative errno.
    */
-  virtual int notify(const iovec*, int) { return -ENOSYS; }
+  virtual int notify(iovec*, int) { return -ENOSYS; }
   /** As `receive`, at once: -EAGAIN where there is no request. Only after the lanes have ended. */
   virtual ssize_t receive_now(uint8_t*, size_t) { return 0; }
 

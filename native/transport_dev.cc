@@ -1,4 +1,5 @@
-// Mounting with mount(2), the handshake, and reading and writing /dev/fuse.
+// Mounting (fsopen(2), fsmount(2), move_mount(2)), the handshake, and reading and writing
+// /dev/fuse.
 #include "transport_dev.h"
 
 #include <errno.h>
@@ -11,6 +12,8 @@
 
 #include <mutex>
 
+#include "root_below.h"
+
 namespace firstlight {
 
 namespace {
@@ -22,6 +25,36 @@ void do_nothing(int) {}
 
 // The reader of a lane's own thread; none on other threads.
 thread_local LaneReader* own_reader = nullptr;
+
+// A mount that stands nowhere yet, and goes with its descriptor; an empty one with errno set.
+UniqueFd mount_detached(const MountOptions& options, int device) {
+  UniqueFd context(fsopen("fuse", FSOPEN_CLOEXEC));
+  if (!context) return {};
+  auto set = [&](const char* key, const char* value) {
+    auto command = value == nullptr ? FSCONFIG_SET_FLAG : FSCONFIG_SET_STRING;
+    return fsconfig(context.get(), command, key, value, 0) == 0;
+  };
+  bool ready = set("subtype", "firstlight") && set("source", options.source.c_str()) &&
+               set("fd", std::to_string(device).c_str()) && set("rootmode", "40000") &&
+               set("user_id", "0") && set("group_id", "0") && set("default_permissions", nullptr);
+  if (ready && options.allow_other) ready = set("allow_other", nullptr);
+  bool writable = options.wanted.writable;
+  if (ready && !writable) ready = set("ro", nullptr);
+  if (!ready || fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return {};
+  // Neither nosuid nor nodev: a root filesystem has setuid programs and device nodes.
+  return UniqueFd(fsmount(context.get(), FSMOUNT_CLOEXEC, writable ? 0 : MOUNT_ATTR_RDONLY));
+}
+
+// Puts a detached mount at a path: 0 or a positive errno.
+int attach(int mount, const char* path) {
+  unsigned flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS;
+  if (move_mount(mount, "", AT_FDCWD, path, flags) == 0) return 0;
+  int error = errno;
+  if (error != EINVAL) return error;
+  // So it calls a file, too, of which mount(2) has a better word.
+  UniqueFd directory(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC));
+  return directory || errno != ENOTDIR ? error : ENOTDIR;
+}
 
 }  // namespace
 
@@ -48,28 +81,31 @@ std::unique_ptr<DevTransport> DevTransport::mount(const MountOptions& options, F
   };
   UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!device) return fail(errno, "open /dev/fuse");
-  char data[160];
-  snprintf(data, sizeof data, "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions%s",
-           device.get(), options.allow_other ? ",allow_other" : "");
-  // Neither nosuid nor nodev: a root filesystem has setuid programs and device nodes.
-  unsigned long flags = options.wanted.writable ? 0 : MS_RDONLY;
-  if (::mount(options.source.c_str(), options.mount_point.c_str(), "fuse.firstlight", flags,
-              data) != 0) {
-    return fail(errno, "mount " + options.mount_point);
-  }
+  UniqueFd detached = mount_detached(options, device.get());
+  if (!detached) return fail(errno, "mount " + options.mount_point);
   std::unique_ptr<DevTransport> transport(new DevTransport());
   transport->lanes_.push_back(std::move(device));
   int code = transport->handshake(options.wanted, features, what);
+  if (code == 0) code = transport->take_root(features->posix_acl, &detached, what);
   if (code == 0) {
     code = transport->clone_lanes(options.lanes);
     *what = "clone /dev/fuse";
   }
-  if (code != 0) {
-    // Lazily: somebody may look into the mount already. Closing the device then ends it for them.
-    umount2(options.mount_point.c_str(), MNT_DETACH);
-    return fail(code, *what);
-  }
+  if (code != 0) return fail(code, *what);
+  // What has failed until here has shown nothing to anybody.
+  code = attach(detached.get(), options.mount_point.c_str());
+  if (code != 0) return fail(code, "mount " + options.mount_point);
   return transport;
+}
+
+int DevTransport::take_root(bool below, UniqueFd* mount, std::string* what) {
+  if (!below) return 0;
+  UniqueFd root = clone_root_below(mount->get(), &lanes_[0]);
+  *what = "make the root";
+  if (!lanes_[0]) return EIO;
+  root_below_ = static_cast<bool>(root);
+  if (root_below_) *mount = std::move(root);
+  return 0;
 }
 
 int DevTransport::handshake(const Wanted& wanted, Features* features, std::string* what) {
@@ -119,7 +155,10 @@ ssize_t DevTransport::receive(uint32_t lane, uint8_t* buffer, size_t bytes) {
   for (;;) {
     if (stopped_.load(std::memory_order_acquire)) return 0;
     ssize_t got = own_reader->read(buffer, bytes);
-    if (got >= 0) return got;
+    if (got >= 0) {
+      if (root_below_) take_root_up(buffer, static_cast<size_t>(got));
+      return got;
+    }
     switch (errno) {
       case EINTR:   // a signal: stopped, or a debugger
       case EAGAIN:  // another lane was faster
@@ -161,7 +200,9 @@ void DevTransport::close_backing(int32_t id) {
   ioctl(lanes_[0].get(), abi::kBackingClose, &number);
 }
 
-int DevTransport::notify(const iovec* pieces, int count) {
+int DevTransport::notify(iovec* pieces, int count) {
+  NotifyHead head;
+  if (root_below_) put_root_down(pieces, count, head);
   ssize_t sent;
   while ((sent = writev(lanes_[0].get(), pieces, count)) < 0 && errno == EINTR) {
   }
@@ -173,6 +214,7 @@ ssize_t DevTransport::receive_now(uint8_t* buffer, size_t bytes) {
   ssize_t got;
   while ((got = read(lanes_[0].get(), buffer, bytes)) < 0 && (errno == EINTR || errno == ENOENT)) {
   }
+  if (got > 0 && root_below_) take_root_up(buffer, static_cast<size_t>(got));
   return got < 0 ? -errno : got;
 }
 

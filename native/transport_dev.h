@@ -35,7 +35,7 @@ class DevTransport : public Transport {
   void about_to_block() override;
   void may_block() override;
   int reply(uint32_t lane, const iovec* pieces, int count) override;
-  int notify(const iovec* pieces, int count) override;
+  int notify(iovec* pieces, int count) override;
   ssize_t receive_now(uint8_t* buffer, size_t bytes) override;
   int open_backing(int fd) override;
   void close_backing(int32_t id) override;
@@ -43,12 +43,14 @@ class DevTransport : public Transport {
 
  private:
   DevTransport() = default;
+  int take_root(bool below, UniqueFd* mount, std::string* what);
   int handshake(const Wanted& wanted, Features* features, std::string* what);
   int clone_lanes(uint32_t lanes);
 
   std::vector<UniqueFd> lanes_;
   LaneGate gate_;
   std::vector<LaneReader> readers_;
+  bool root_below_ = false;  // root_below.h
   std::atomic<bool> stopped_{false};
 };
 

@@ -17,7 +17,7 @@ class SlowKernel : public FakeTransport {
  public:
   SlowKernel() : FakeTransport(1) {}
 
-  int notify(const iovec* pieces, int count) override {
+  int notify(iovec* pieces, int count) override {
     int result = FakeTransport::notify(pieces, count);
     fuse_out_header header;
     memcpy(&header, pieces[0].iov_base, sizeof header);

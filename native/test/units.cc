@@ -15,6 +15,7 @@
 #include "../negotiate.h"
 #include "../open_watch.h"
 #include "../procfs.h"
+#include "../root_below.h"
 #include "harness.h"
 #include "world.h"
 
@@ -81,8 +82,52 @@ void opened_by_handle() {
 
 }  // namespace
 
+// Wherever a request names the directory that stands for the root, it names the root afterwards.
+void root_below() {
+  struct {
+    fuse_in_header header;
+    uint64_t words[6];
+  } request;
+  auto taken = [&](uint32_t opcode, size_t bytes) {
+    request = {};
+    request.header.opcode = opcode;
+    request.header.nodeid = kRootBelow;
+    for (uint64_t& word : request.words) word = kRootBelow;
+    take_root_up(reinterpret_cast<uint8_t*>(&request), bytes);
+    check(request.header.nodeid == (bytes < sizeof request.header ? kRootBelow : FUSE_ROOT_ID),
+          "the node of a request");
+    uint32_t changed = 0;
+    for (size_t i = 0; i < std::size(request.words); i++) {
+      if (request.words[i] != kRootBelow) changed |= 1u << i;
+    }
+    return changed;
+  };
+  size_t all = sizeof request;
+  check(taken(FUSE_LOOKUP, all) == 0 && taken(FUSE_GETATTR, all) == 0, "what is no node");
+  check(taken(FUSE_RENAME, all) == 1 && taken(FUSE_RENAME2, all) == 1, "the new directory");
+  // A count, then pairs of a node and its lookups.
+  check(taken(FUSE_BATCH_FORGET, all) == (1u << 1 | 1u << 3 | 1u << 5), "each that is forgotten");
+  // Cut off anywhere.
+  for (size_t bytes = 0; bytes < all; bytes++) taken(FUSE_BATCH_FORGET, bytes);
+  for (size_t bytes = 0; bytes < all; bytes++) taken(FUSE_RENAME2, bytes);
+  request.header.nodeid = kRootBelow + 1;
+  take_root_up(reinterpret_cast<uint8_t*>(&request), all);
+  check(request.header.nodeid == kRootBelow + 1, "another node");
+  for (uint64_t node : {uint64_t{FUSE_ROOT_ID}, uint64_t{2}}) {
+    fuse_out_header header = {};
+    fuse_notify_inval_entry_out entry = {node, 3, 0};
+    iovec pieces[3] = {{&header, sizeof header}, {&entry, sizeof entry}, {nullptr, 0}};
+    NotifyHead room;
+    put_root_down(pieces, 3, room);
+    const auto& sent = *static_cast<const fuse_notify_inval_entry_out*>(pieces[1].iov_base);
+    check(sent.parent == (node == FUSE_ROOT_ID ? kRootBelow : node), "a notification's node");
+    check(sent.namelen == 3 && entry.parent == node, "the rest of it, and the caller's own");
+  }
+}
+
 void units() {
   written_files();
+  root_below();
   opened_by_handle();
   // Signals: SigPnd ShdPnd SigBlk SigIgn SigCgt; SIGTERM is 15 (bit 14), SIGUSR1 10, SIGKILL 9.
   auto status = [](const char* pending, const char* shared, const char* blocked,

@@ -234,7 +234,7 @@ int FakeTransport::reply(uint32_t, const iovec* pieces, int count) {
   return 0;
 }
 
-int FakeTransport::notify(const iovec* pieces, int count) {
+int FakeTransport::notify(iovec* pieces, int count) {
   size_t total = 0;
   for (int i = 0; i < count; i++) total += pieces[i].iov_len;
   fuse_out_header header;

@@ -53,7 +53,7 @@ class FakeTransport : public Transport {
   uint32_t lanes() const override { return lanes_; }
   ssize_t receive(uint32_t lane, uint8_t* buffer, size_t bytes) override;
   int reply(uint32_t lane, const iovec* pieces, int count) override;
-  int notify(const iovec* pieces, int count) override;
+  int notify(iovec* pieces, int count) override;
   int open_backing(int fd) override;
   void close_backing(int32_t id) override;
   void stop() override;
