@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream';
 import { type Dispatcher, errors, request } from 'undici';
 import type { ErrorBody } from '../delta/protocol.ts';
 import { FirstlightError, isErrorKind, toFirstlightError } from '../errors/errors.ts';
+import { certificateHint, connectTo, isOfTls } from '../receive/secure-connect.ts';
 
 /** A server that has not begun to answer after this time is taken for dead; intakes answer at once. */
 const HEADERS_TIMEOUT_MS = 30_000;
@@ -48,12 +49,13 @@ export function connectionError(cause: unknown, server: string): FirstlightError
     );
   }
   const e = toFirstlightError(inner);
-  if (e.kind !== 'unreachable') return e;
+  const { code } = inner as NodeJS.ErrnoException;
+  if (e.kind !== 'unreachable' && !isOfTls(code)) return e;
   return new FirstlightError(
     'unreachable',
     `the server ${server} cannot be reached: ${e.message}`,
     {
-      hint: 'check --server, and that "firstlight serve" runs there',
+      hint: certificateHint(code) ?? 'check --server, and that "firstlight serve" runs there',
       cause,
     },
   );
@@ -81,7 +83,7 @@ export async function askServer(
   for (const [name, value] of Object.entries(options.query ?? {}))
     url.searchParams.set(name, value);
   const { Agent } = await import('undici');
-  const agent = new Agent({ connect: { timeout: CONNECT_TIMEOUT_MS } });
+  const agent = new Agent({ connect: connectTo(url, CONNECT_TIMEOUT_MS) });
   try {
     const answer = await request(url, {
       method: options.method ?? 'GET',

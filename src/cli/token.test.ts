@@ -1,9 +1,10 @@
-// `firstlight token`, and commands at a server that wants tokens: run as a user runs them.
+// `firstlight token`, and commands at a server that wants tokens or stands behind TLS: run as a user runs them.
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { makeCertificates, startTlsProxy } from '../../test/receive/tls-proxy.ts';
 import { makeTar, serve } from '../serve/testkit.ts';
 import { traceOf } from '../serve/testkit-traces.ts';
 import { parseTokens } from '../serve/token.ts';
@@ -99,4 +100,25 @@ test('with --tokens every command that asks the server needs one, for what it do
     t.is(right.code, 0, `${what}: ${right.stderr}`);
     delete env.FIRSTLIGHT_TOKEN_FILE;
   }
+});
+
+test('commands speak to a server behind TLS whose authority they are told', async (t) => {
+  const { dir, env, run } = await world(t);
+  const certificates = await makeCertificates(dir);
+  const { url } = await serve(t);
+  const list = async (server: string, more: NodeJS.ProcessEnv = {}) => {
+    Object.assign(env, { NODE_EXTRA_CA_CERTS: '', SSL_CERT_FILE: '', ...more });
+    return run('image', 'ls', '--server', server);
+  };
+  const proxy = (await startTlsProxy(t, url, certificates)).url;
+  const stranger = await list(proxy);
+  t.is(stranger.code, 4, stranger.stderr);
+  t.regex(stranger.stderr, /cannot be reached: .*; name the authority .* NODE_EXTRA_CA_CERTS/);
+  for (const name of ['NODE_EXTRA_CA_CERTS', 'SSL_CERT_FILE']) {
+    const known = await list(proxy, { [name]: certificates.authority });
+    t.is(known.code, 0, `${name}: ${known.stderr}`);
+  }
+  const plain = await list(url.replace('http:', 'https:'));
+  t.is(plain.code, 4, plain.stderr);
+  t.regex(plain.stderr, /check whether its URL begins with http: or https:/);
 });

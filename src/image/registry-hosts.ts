@@ -102,7 +102,7 @@ async function readEntries(dirs: readonly string[], registry: string): Promise<H
 }
 
 /** What the system trusts, what Node.js was told to trust in addition, and where neither is, what Node.js brings. */
-async function commonAuthorities(): Promise<string[]> {
+export async function commonAuthorities(): Promise<string[]> {
   const named = process.env.SSL_CERT_FILE ?? '';
   for (const path of named === '' ? SYSTEM_BUNDLES : [named]) {
     try {

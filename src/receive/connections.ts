@@ -7,6 +7,7 @@ import { FirstlightError } from '../errors/errors.ts';
 import { networkError } from './delta-answers.ts';
 import { KeptLines, LINE_TIMES, type Line, type LineTimes } from './kept-lines.ts';
 import { PIPELINED } from './piece-routes.ts';
+import { connectTo } from './secure-connect.ts';
 import { refusedToken, type WorkerToken } from './worker-token.ts';
 
 /** Bounds in ms; each is a wait for the next thing to happen, not for the whole. */
@@ -91,7 +92,7 @@ export class Connections {
     this.#timeouts = timeouts;
     this.#token = token;
     const options = {
-      connect: { timeout: timeouts.connectMs },
+      connect: connectTo(url, timeouts.connectMs),
       // Idle connections stay: one that has moved bytes needs no slow start the next time.
       ...IDLE_CLOSE_MS,
       bodyTimeout: timeouts.idleMs,

@@ -10,6 +10,7 @@ import {
   PATCH_FRAMES,
 } from '../delta/protocol.ts';
 import { FirstlightError, isErrorKind } from '../errors/errors.ts';
+import { certificateHint } from './secure-connect.ts';
 
 /** Most of an error answer that is read. */
 export const ERROR_BODY_BYTES = 64 << 10;
@@ -120,7 +121,7 @@ export function errorOf(statusCode: number, text: string, server: string): First
 export function networkError(error: unknown, server: string): FirstlightError {
   if (error instanceof FirstlightError) return error;
   const { code, name, message } = error as NodeJS.ErrnoException;
-  const hint = 'check that the server runs and that --server names it';
+  const hint = certificateHint(code) ?? 'check that the server runs and that --server names it';
   if (
     code === 'UND_ERR_HEADERS_TIMEOUT' ||
     code === 'UND_ERR_BODY_TIMEOUT' ||
