@@ -127,7 +127,7 @@ export class Daemon {
     try {
       useConnections(store, options.connections);
       const { token } = options;
-      if (token !== undefined) useTokenFile(store, token.server, token.path);
+      if (token !== undefined) useTokenFile(store, token.server, token.path, log);
       const runtime = runtimeDir(options.root);
       const notes = new Notes(join(runtime, 'mounts'), store.layout.snapshots, log);
       await notes.clearAll();

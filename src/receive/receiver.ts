@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Toc } from '../delta/toc.ts';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
+import { isLoopback } from '../image/registry-http.ts';
 import type { Logger } from '../log/log.ts';
 import type { LayerStore } from '../store/layer-store.ts';
 import { isDigest } from '../store/layout.ts';
@@ -63,8 +64,13 @@ class Shared {
   readonly tokens = new Map<string, WorkerToken>();
 
   /** Has every client of a server, those at work too, show the token in a file. */
-  useToken(server: string, path: string): void {
-    if (this.tokens.get(server)?.path !== path) this.tokens.set(server, new WorkerToken(path));
+  useToken(server: string, path: string, log: Logger): void {
+    if (this.tokens.get(server)?.path === path) return;
+    this.tokens.set(server, new WorkerToken(path));
+    const { protocol, host } = new URL(server);
+    if (protocol === 'http:' && !isLoopback(host)) {
+      log.warn({ server, path }, 'the token goes over the network unencrypted');
+    }
   }
 
   client(server: string, timeouts: Timeouts): DeltaClient {
@@ -103,8 +109,8 @@ export function useConnections(store: LayerStore, connections: number): void {
 }
 
 /** Has all that is asked of a server show the token in a file; it is read when it is needed. */
-export function useTokenFile(store: LayerStore, server: string, path: string): void {
-  sharedOf(store).useToken(server, path);
+export function useTokenFile(store: LayerStore, server: string, path: string, log: Logger): void {
+  sharedOf(store).useToken(server, path, log);
 }
 
 /** The client that transfers of this store from a server use: its connections are theirs. */
@@ -219,7 +225,7 @@ class Opening {
     this.#shared = shared;
     this.#options = options;
     const { server, log, makeTemplate, backoff, tokenFile } = options;
-    if (server !== undefined && tokenFile !== undefined) shared.useToken(server, tokenFile);
+    if (server !== undefined && tokenFile !== undefined) shared.useToken(server, tokenFile, log);
     const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
     const client = server === undefined ? undefined : shared.client(server, timeouts);
     this.#context = { store, log, client, requestedAt: Date.now(), makeTemplate, backoff };

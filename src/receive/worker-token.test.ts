@@ -159,26 +159,37 @@ test('an image that is there opens whatever the token is', async (t) => {
 });
 
 test('what a daemon was told at its start counts for every opening', async (t) => {
-  const { server, store, path, put, guard, open } = await guarded(t, 2);
+  const { server, store, path, put, guard, open, log } = await guarded(t, 2);
   await put(guard.token);
   await t.throwsAsync(open({ tokenFile: undefined }), { message: /HTTP status 401/ });
-  useTokenFile(store, server.url, path);
+  useTokenFile(store, server.url, path, log);
   const receiver = await open({ tokenFile: undefined });
   await receiver.complete;
   await receiver.close();
 });
 
 test('it goes to the server that it is for, and to no other', async (t) => {
-  const { server, store, path, put } = await guarded(t, 1);
+  const { server, store, path, put, log, lines } = await guarded(t, 1);
   const other = await FaultyServer.start(t);
   await put('first-token');
-  useTokenFile(store, server.url, path);
+  useTokenFile(store, server.url, path, log);
   const chain = `sha256:${'0'.repeat(64)}`;
   for (const { url } of [server, other]) {
     await t.throwsAsync(deltaClientOf(store, url).chains(chain, 10_000));
   }
   t.is(server.requests[0]!.authorization, 'Bearer first-token');
   t.is(other.requests[0]!.authorization, undefined);
+
+  for (const [url, warned] of [
+    ['http://192.0.2.1:7070', 1],
+    ['http://[::1]:7070', 0],
+    ['https://192.0.2.1', 0],
+  ] as const) {
+    lines.length = 0;
+    useTokenFile(store, url, path, log);
+    useTokenFile(store, url, path, log);
+    t.is(lines.filter(({ msg }) => /unencrypted/.test(String(msg))).length, warned, url);
+  }
 });
 
 test('it is read once for all who ask meanwhile, and what is no token is not told', async (t) => {

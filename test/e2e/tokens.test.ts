@@ -89,8 +89,17 @@ test.serial(
     t.is(missing.code, 10, missing.stderr);
     t.regex(missing.stderr, /there is no token to show: ENOENT.*\/nowhere'; put it into /);
     t.deepEqual((await stage.status()).mounts, []);
+    const doctor = async () => {
+      const { stdout } = await stage.run(['doctor', '--json', '--token-file', 'token']);
+      const { findings } = JSON.parse(stdout.toString()) as {
+        findings: { name: string; level: string; text: string }[];
+      };
+      return findings.find(({ name }) => name === 'server');
+    };
+    t.like(await doctor(), { level: 'fail', text: 'the server wants another token' });
 
     await workerHas(right);
+    t.like(await doctor(), { level: 'ok' });
     t.is((await mount('--token-file', 'token', '--wait')).code, 0);
     const read = await run('cat', [join(directory, image.medium)]);
     t.is(sha256(read.stdout), image.files.get(image.medium)!.sha256);

@@ -46,7 +46,7 @@ export async function run(context: Context): Promise<number> {
   add(await checkOverlay());
   add(await checkRuntime(settings.optional('runtime')));
   add(await checkRoot(settings.text('root')));
-  add(await checkServer(settings.text('server'), settings.isSet('server'), context.signal));
+  add(await checkServer(context));
   add(await checkSlowStart());
   const good = findings.every((finding) => finding.level !== 'fail');
   if (context.json) context.printJson({ ok: good, findings });

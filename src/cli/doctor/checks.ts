@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { FirstlightError, toFirstlightError } from '../../errors/errors.ts';
 import { canOpenAlone } from '../../fuse/opens.ts';
 import { findProgram } from '../container/runtime.ts';
+import type { Context } from '../context.ts';
 import { mayMount } from '../mount-request.ts';
 
 /** One finding. `fail`: something that mounts and containers need is missing. */
@@ -191,19 +192,20 @@ export async function checkRoot(root: string): Promise<Finding> {
   }
 }
 
-/** The delta server. */
-export async function checkServer(
-  server: string,
-  named: boolean,
-  signal: AbortSignal,
-): Promise<Finding> {
+/** The delta server: that it is there, and that it gives images to this worker. */
+export async function checkServer(context: Context): Promise<Finding> {
   const name = 'server';
+  const server = context.settings.text('server');
+  const named = context.settings.isSet('server');
   const { API } = await import('../../delta/protocol.ts');
-  const { askServer } = await import('../server-client.ts');
+  const { ask } = await import('../token.ts');
   const start = performance.now();
   try {
-    await (await askServer(server, API.health, { signal })).dump();
-    return ok(name, `${server} answers in ${Math.round(performance.now() - start)} ms`);
+    await (await ask(context, API.health)).dump();
+    const ms = Math.round(performance.now() - start);
+    // Nothing has this layer: whoever may fetch images is told so in a few bytes.
+    await (await ask(context, `${API.chains}/sha256:${'0'.repeat(64)}`)).dump();
+    return ok(name, `${server} answers in ${ms} ms`);
   } catch (error) {
     if (!(error instanceof FirstlightError)) throw error;
     const hint = error.hint ?? 'check --server';
