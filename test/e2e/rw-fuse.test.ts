@@ -4,8 +4,9 @@ import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
+import { behindProxy, endOf, mountHeld, waits } from '../lib/arriving.ts';
 import { listTree, treeDifference } from '../lib/images.ts';
-import { must, run, until } from '../lib/proc.ts';
+import { Background, must, run, until } from '../lib/proc.ts';
 import { type SmallImage, smallImage } from '../lib/small-image.ts';
 import { Stage } from '../lib/stage.ts';
 
@@ -42,8 +43,7 @@ touch -d @1500000000 zz-large/twelve-parts usr-lib/liblarge.so lib-copy/liblarge
 touch -h -d @1500000000 a/link
 `;
 
-const shell = (directory: string, script: string) =>
-  must('sh', ['-c', script], { cwd: directory, timeoutMs: 60_000 });
+const shell = (directory: string, script: string) => must('sh', ['-c', script], { cwd: directory });
 
 let shared: string;
 let image: SmallImage;
@@ -54,8 +54,8 @@ test.before(async () => {
 });
 test.after.always(() => rm(shared, { recursive: true, force: true }));
 
-async function imageOn(stage: Stage, rate?: string): Promise<void> {
-  await stage.serve(rate === undefined ? {} : { rate });
+async function imageOn(stage: Stage): Promise<void> {
+  await stage.serve();
   await stage.addImage(`rootfs:${image.tar}`, 'small:1');
 }
 
@@ -120,14 +120,18 @@ test.serial(
   'a write to what has not arrived waits for it; one that replaces it does not',
   async (t) => {
     const stage = await Stage.open(t);
-    await imageOn(stage, '16mbit');
-    const dir = await stage.mount('small:1', ['--rw', 'fuse']);
-    const before = await stage.mountStatus(dir);
-    t.true(before.bytesDone < before.bytes, 'it is still arriving');
-    await shell(dir, 'echo short > zz-large/twelve-parts');
-    const during = await stage.mountStatus(dir);
-    t.not(during.transfer.state, 'complete', 'what is thrown away was not waited for');
-    await shell(dir, `printf tail >> ${image.library}`);
+    await imageOn(stage);
+    const proxy = await behindProxy(stage);
+    const dir = await mountHeld(stage, proxy, 'small:1', ['--rw', 'fuse']);
+    const start = (script: string) => new Background('sh', ['-c', script], { cwd: dir });
+    const short = await endOf(start('echo short > zz-large/twelve-parts'), 'a file is replaced');
+    t.is(short.code, 0, short.stderr);
+    t.true(proxy.isHolding, 'what is thrown away was not waited for');
+    const tail = start(`printf tail >> ${image.library}`);
+    await waits(stage, dir);
+    t.true(tail.running);
+    proxy.flow();
+    t.is((await tail.ended).code, 0, tail.stderr);
     await shell(dir, `test "$(tail -c 4 ${image.library})" = tail`);
     const library = join(shared, 'small-root', image.library);
     await must('cmp', ['-n', '3000000', library, join(dir, image.library)]);
@@ -149,9 +153,7 @@ test.serial(
     await shell(directory, 'echo new >new; chmod 644 new; mkdir mine; chmod 777 mine');
     await chmod(stage.dir, 0o711);
     const other = (script: string) =>
-      must('setpriv', ['--reuid=1234', '--regid=1234', '--clear-groups', 'sh', '-c', script], {
-        timeoutMs: 60_000,
-      });
+      must('setpriv', ['--reuid=1234', '--regid=1234', '--clear-groups', 'sh', '-c', script]);
     const count = 300;
     const walk = `for i in $(seq ${count}); do read -r line <"$0"; done`;
     const walked = await upcalls(stage, directory);
@@ -185,7 +187,7 @@ test.serial('unmounted while in use: refused, or lazily with the changes going o
   const said = join(stage.dir, 'said');
   await must('mkfifo', [fifo]);
   const script = `cd ${dir} && echo in && read go < ${fifo} && echo late >> small/file-000 && tail -c 5 small/file-000 > ${said}`;
-  const inside = run('sh', ['-c', script], { timeoutMs: 60_000 });
+  const inside = run('sh', ['-c', script]);
   await until('somebody is inside', async () => {
     const { code } = await run('sh', ['-c', `fuser -m ${dir} >/dev/null 2>&1`]);
     return code === 0 || undefined;
