@@ -2,9 +2,11 @@
 # Installs firstlight on a machine as a system service, from the directory tree that a package or container image
 # has it in. deploy/kubernetes.yaml runs it on every node; it works as well by hand, as root:
 #
-#   HOST_ROOT=/ SOURCE=/path/to/firstlight install-node.sh install [CONFIG]
+#   HOST_ROOT=/ SOURCE=/path/to/firstlight install-node.sh install [CONFIG [TOKEN]]
 #   HOST_ROOT=/ install-node.sh uninstall
 #
+# CONFIG     becomes /etc/firstlight/config.toml
+# TOKEN      becomes /etc/firstlight/token, for root alone; nothing happens where there is no such file
 # HOST_ROOT  root directory of the machine, as it is seen from here (in the DaemonSet: /host)
 # SOURCE     the tree to install; the one that this script stands in where it is not given
 # HOST_RUN   what runs a program on the machine itself; in a container: nsenter --target 1 --mount ... --
@@ -22,6 +24,7 @@ base=$root$prefix
 unit=firstlight.service
 unit_file=$root/etc/systemd/system/$unit
 config_file=$root/etc/firstlight/config.toml
+token_file=$root/etc/firstlight/token
 proc=${HOST_PROC:-/proc}
 
 say() { echo "firstlight: $*"; }
@@ -37,13 +40,14 @@ on_host() {
   ${HOST_RUN:-} "$@"
 }
 
-# Puts a copy of file $2 in the place of $1, which readers see old or new; `changed` says whether it differs.
+# Puts a copy of file $2 in the place of $1, which readers see old or new, with mode $3 (644 where it is not given);
+# `changed` says whether it differs.
 replace() {
   rm -f "$1".new.*
   ! cmp -s "$2" "$1" || return 0
   mkdir -p "$(dirname "$1")"
-  cp "$2" "$1.new.$$"
-  chmod 644 "$1.new.$$"
+  (umask 077 && cp "$2" "$1.new.$$")
+  chmod "${3:-644}" "$1.new.$$"
   sync "$1.new.$$"
   mv -T "$1.new.$$" "$1"
   say "$1 written"
@@ -118,6 +122,7 @@ copy_version() {
 
 install_node() {
   config=${1:-}
+  token=${2:-}
   changed=
   copy_version
   new=$id
@@ -125,6 +130,12 @@ install_node() {
   if [ "$before" != "$new" ]; then
     point current "$new"
     changed=yes
+  fi
+  if [ -n "$token" ] && [ -s "$token" ]; then
+    # The daemon reads it when it needs it: no reason to start it anew.
+    before_token=$changed
+    replace "$token_file" "$token" 600
+    changed=$before_token
   fi
   [ -z "$config" ] || replace "$config_file" "$config"
   sed "s#^ExecStart=[^ ]*#ExecStart=$prefix/current/bin/firstlight#" \
@@ -170,7 +181,7 @@ uninstall_node() {
 }
 
 case ${1:-} in
-  install) install_node "${2:-}" ;;
+  install) install_node "${2:-}" "${3:-}" ;;
   uninstall) uninstall_node ;;
-  *) fail "usage: HOST_ROOT=DIR $0 install [CONFIG] | uninstall" ;;
+  *) fail "usage: HOST_ROOT=DIR $0 install [CONFIG [TOKEN]] | uninstall" ;;
 esac

@@ -173,6 +173,30 @@ test('the same again changes nothing, and restarts nothing', async (t) => {
   t.true((await asked()).includes('systemctl start firstlight.service'));
 });
 
+test('a token is put there for root alone, and replaced without a restart; without one nothing happens', async (t) => {
+  const { host, source, install, asked } = await open(t);
+  const tree = await source('one');
+  const config = join(tree, '../config.toml');
+  const token = join(tree, '../token');
+  const args = ['install', config, token];
+  const there = join(host, 'etc/firstlight/token');
+  t.is((await install(tree, { args })).code, 0, 'there is no such file');
+  await t.throwsAsync(access(there), { code: 'ENOENT' });
+  for (const text of ['first-token\n', 'second-token\n']) {
+    await asked();
+    await writeFile(token, text);
+    const ended = await install(tree, { args, before: 'umask 0' });
+    t.is(ended.code, 0, ended.said);
+    t.false(ended.said.includes(text.trim()));
+    t.is(await readFile(there, 'utf8'), text);
+    t.is((await stat(there)).mode & 0o777, 0o600);
+    t.true((await asked()).includes('systemctl start firstlight.service'));
+  }
+  await rm(token);
+  t.is((await install(tree, { args })).code, 0);
+  t.is(await readFile(there, 'utf8'), 'second-token\n', 'one that was put there by hand stays');
+});
+
 test('equal versions of different contents are two; a change of mode is one, too', async (t) => {
   const { versions, source, install } = await open(t);
   const tree = await source('one');
