@@ -21,7 +21,7 @@ import { BundleShelf, type ShelfOptions } from './bundle-shelf.ts';
 import type { BundleRecord, RanksRecord } from './catalog.ts';
 import { encode } from './encode.ts';
 import type { Gate } from './gate.ts';
-import { PatchQueue } from './patch-queue.ts';
+import { type MakeBundle, PatchQueue } from './patch-queue.ts';
 
 /** Documents of an image as the encoder wants them. */
 export interface LoadedImage {
@@ -46,9 +46,6 @@ export interface BundleCacheOptions extends ShelfOptions {
   /** Called when the bundle of an image in the order of now is there. */
   onRefreshed?(image: string): Promise<void>;
 }
-
-/** Priorities of bundles with patches: those that a worker has asked for come first. */
-const [AHEAD, ASKED] = [0, 1];
 
 function gone(image: string): FirstlightError {
   return new FirstlightError('not-found', `image ${image} has just been removed`);
@@ -110,12 +107,18 @@ export class BundleCache {
    * The bundle that makes `image` on a worker that holds `candidates`; computed where it is not there yet.
    * @param candidates  manifest digests; those that the catalog does not know are ignored
    * @param patches     whether the worker can take patches against them
+   * @param gone        aborts with its connection: nothing is computed for later on its account from then on
    */
-  async find(image: string, candidates: readonly string[], patches = false): Promise<BundleRecord> {
+  async find(
+    image: string,
+    candidates: readonly string[],
+    patches = false,
+    gone?: AbortSignal,
+  ): Promise<BundleRecord> {
     const { catalog } = this.#o;
     const bases = await this.#chooseBases(image, candidates);
     if (patches && bases.length > 0) {
-      const patched = await this.#findPatched(image, bases);
+      const patched = await this.#findPatched(image, bases, gone);
       if (patched !== undefined) return patched;
     }
     const order = await catalog.orderOf(image);
@@ -140,14 +143,18 @@ export class BundleCache {
    * order, or one that makes use of a single base, unless that without patches is there and smaller. The first of them is
    * computed where it is not there.
    */
-  async #findPatched(image: string, bases: string[]): Promise<BundleRecord | undefined> {
+  async #findPatched(
+    image: string,
+    bases: string[],
+    gone: AbortSignal | undefined,
+  ): Promise<BundleRecord | undefined> {
     const { catalog } = this.#o;
     const order = await catalog.orderOf(image);
     const { key, family } = this.keysOf(image, bases, order, true);
     const known = await catalog.findBundle(key);
     if (known !== undefined) return known;
     // Its failure is in the log, and the next request tries again.
-    this.#patch(image, bases, order, ASKED).catch(() => {});
+    this.#patches.want(key, this.#maker(image, bases, order, true), gone).catch(() => {});
     const before = await catalog.newestOfFamily(family);
     if (before !== undefined || bases.length === 1) return before;
     const others = await Promise.all([
@@ -171,22 +178,10 @@ export class BundleCache {
     const bases = await this.#chooseBases(image, [base]);
     if (bases.length === 0) return undefined;
     const order = await catalog.orderOf(image);
-    const known = await catalog.findBundle(this.keysOf(image, bases, order, true).key);
-    if (known !== undefined || !compute) return known;
-    return this.#patch(image, bases, order, AHEAD);
-  }
-
-  #patch(
-    image: string,
-    bases: string[],
-    order: string,
-    priority: number,
-  ): Promise<BundleRecord | undefined> {
     const { key } = this.keysOf(image, bases, order, true);
-    const isAhead = priority === AHEAD;
-    if (!this.#running.has(key) && !this.#patches.admits(key, isAhead))
-      return Promise.resolve(undefined);
-    return this.#run(key, image, bases, order, priority);
+    const known = await catalog.findBundle(key);
+    if (known !== undefined || !compute) return known;
+    return this.#patches.ahead(key, this.#maker(image, bases, order, true));
   }
 
   /** Computes the bundle for a worker without images in the order of now, where it is not there. */
@@ -207,22 +202,23 @@ export class BundleCache {
     image: string,
     bases: string[],
     order: string,
-    patchPriority?: number,
   ): Promise<BundleRecord | undefined> {
-    const { gate } = this.#o;
     const running = this.#running.get(key);
     if (running !== undefined) return running;
-    const patches = patchPriority !== undefined;
-    // Not the queue's own signal: it would reject while the work goes on, and `close` would not see its end.
-    const make = () => {
-      this.#ending.signal.throwIfAborted();
-      return gate.use(() => this.#make(image, bases, order, patches));
-    };
-    const started = (
-      patches ? this.#patches.add(make, patchPriority) : this.#queue.add(make)
-    ).finally(() => this.#running.delete(key));
+    const started = this.#queue
+      .add(this.#maker(image, bases, order, false))
+      .finally(() => this.#running.delete(key));
     this.#running.set(key, started);
     return started;
+  }
+
+  /** What computes a bundle when its turn comes. */
+  #maker(image: string, bases: string[], order: string, patches: boolean): MakeBundle {
+    // Not a queue's own signal: it would reject while the work goes on, and `close` would not see its end.
+    return async () => {
+      this.#ending.signal.throwIfAborted();
+      return await this.#o.gate.use(() => this.#make(image, bases, order, patches));
+    };
   }
 
   /**
@@ -334,7 +330,7 @@ export class BundleCache {
   /** Stops computations; those who wait for one get an error. */
   async close(): Promise<void> {
     this.#ending.abort(new FirstlightError('unreachable', 'the server is shutting down'));
-    await Promise.allSettled(this.#running.values());
+    await Promise.allSettled([...this.#running.values(), this.#patches.settled()]);
     await this.shelf.settled();
   }
 }

@@ -1,4 +1,5 @@
 // The client at the other end of a request: whether it is still there, and what it is still sending.
+import type { Socket } from 'node:net';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { FirstlightError } from '../errors/errors.ts';
 
@@ -30,4 +31,21 @@ export function dropRest(request: FastifyRequest, reply: FastifyReply, stallMs: 
     timer = setTimeout(() => raw.destroy(), Math.min(LINGER_MS, stallMs));
   });
   raw.once('close', () => clearTimeout(timer));
+}
+
+/** Per connection: aborted when it is closed. One listener, however many requests come over it. */
+const CLOSED = new WeakMap<Socket, AbortController>();
+
+/** Aborts when the connection is closed. */
+export function closedSignal(socket: Socket): AbortSignal {
+  let closed = CLOSED.get(socket);
+  if (closed === undefined) {
+    const made = new AbortController();
+    closed = made;
+    CLOSED.set(socket, made);
+    const abort = () => made.abort(new Error('the client has gone'));
+    if (socket.destroyed) abort();
+    else socket.once('close', abort);
+  }
+  return closed.signal;
 }

@@ -290,13 +290,17 @@ export class ImageStore {
     return [await this.find(ref, platform)];
   }
 
-  /** The bundle that makes an image on a worker which has `bases`, and can take patches or not. */
+  /**
+   * The bundle that makes an image on a worker which has `bases`, and can take patches or not.
+   * @param gone  aborts with its connection
+   */
   async bundleFor(
     image: NamedImage,
     bases: readonly string[],
     patches = false,
+    gone?: AbortSignal,
   ): Promise<BundleRecord> {
-    return this.bundles.find(image.digest, bases, patches);
+    return this.bundles.find(image.digest, bases, patches, gone);
   }
 
   #removeLater(work: () => Promise<void>): void {

@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { API, FRAMES_HEADER, IMAGE_DIGEST_HEADER } from '../delta/protocol.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import type { OpenBundle } from './bundle-shelf.ts';
+import { closedSignal } from './client.ts';
 import type { ImageStore } from './image-store.ts';
 import { type Sender, sendBundle } from './send.ts';
 import { deltaQuery, takesPatches } from './validate.ts';
@@ -15,10 +16,11 @@ export function deltaRoutes(app: FastifyInstance, store: ImageStore, sender: Sen
   async function findAndOpen(
     query: ReturnType<typeof deltaQuery>,
     patches: boolean,
+    gone: AbortSignal,
   ): Promise<OpenBundle> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const image = await store.find(query.image, query.platform);
-      const { id } = await store.bundleFor(image, query.base, patches);
+      const { id } = await store.bundleFor(image, query.base, patches, gone);
       const bundle = await store.bundles.shelf.open(id);
       if (bundle !== undefined) return bundle;
     }
@@ -30,7 +32,8 @@ export function deltaRoutes(app: FastifyInstance, store: ImageStore, sender: Sen
 
   async function delta(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
     const patches = takesPatches(request.headers[FRAMES_HEADER]);
-    const bundle = await findAndOpen(deltaQuery(request.query), patches);
+    const gone = closedSignal(request.raw.socket);
+    const bundle = await findAndOpen(deltaQuery(request.query), patches, gone);
     reply
       .header('vary', FRAMES_HEADER)
       .header('content-location', `${API.bundles}/${bundle.record.id}`)

@@ -2,10 +2,10 @@
 // costs (nothing). What does not live here: which bundle, and the headers that say what it makes.
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
-import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { OpenBundle } from './bundle-shelf.ts';
+import { closedSignal } from './client.ts';
 import type { Metrics } from './metrics.ts';
 import { select } from './range.ts';
 import { CHUNK_BYTES, type RateLimiter } from './rate.ts';
@@ -19,22 +19,6 @@ export interface Sender {
   metrics: Metrics;
   /** A client that takes no byte for this long is cut off. */
   stallMs: number;
-}
-
-/** Per connection: aborted when it is closed. One listener, however many requests come over it. */
-const CLOSED = new WeakMap<Socket, AbortController>();
-
-function closedSignal(socket: Socket): AbortSignal {
-  let closed = CLOSED.get(socket);
-  if (closed === undefined) {
-    const made = new AbortController();
-    closed = made;
-    CLOSED.set(socket, made);
-    const abort = () => made.abort(new Error('the client has gone'));
-    if (socket.destroyed) abort();
-    else socket.once('close', abort);
-  }
-  return closed.signal;
 }
 
 /**
