@@ -158,6 +158,27 @@ test('a list is filtered, and streamed in parts', async (t) => {
   await refuses(t, 'INVALID_ARGUMENT', client.list('kind=='));
 });
 
+test('a commit on another parent than the one that it was prepared on is refused, and says why', async (t) => {
+  const h = await snapshotter(t);
+  const { client } = h;
+  await layer(h, 'one');
+  await layer(h, 'other');
+  // As containerd 2.2 does where it takes the snapshotter for one that can rebase.
+  const said = [];
+  for (const [key, parent] of [
+    ['on-nothing', ''],
+    ['on-other', 'other'],
+  ] as const) {
+    await client.prepare(key, parent);
+    said.push(await refuses(t, 'UNIMPLEMENTED', client.commit('two', key, {}, 'one')));
+  }
+  t.regex(said[0]!, /prepared on none.*leave rebase out of the proxy plugin's capabilities/);
+  t.regex(said[1]!, /prepared on other/);
+  await refuses(t, 'NOT_FOUND', client.stat('two'));
+  await client.commit('two', 'on-other', {}, 'other');
+  t.is((await client.stat('two')).parent, 'other', 'the same parent, said again, is none other');
+});
+
 test('usage is that of the layer alone, live while it is written and fixed by the commit', async (t) => {
   const { client } = await snapshotter(t);
   const directory = upper(await client.prepare('k1'));

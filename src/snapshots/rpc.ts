@@ -72,6 +72,13 @@ export interface InfoMessage {
 interface KeyRequest {
   key: string;
 }
+interface CommitRequest {
+  name: string;
+  key: string;
+  labels: Labels;
+  /** Of containerd 2.2 and newer; empty where it stays the one that it was prepared on. */
+  parent: string;
+}
 interface NewSnapshotRequest {
   key: string;
   parent: string;
@@ -235,10 +242,8 @@ export class RpcServer {
       Mounts: this.#unary('Mounts', ({ key }: KeyRequest, _, gone) =>
         mounts(snapshotter.mounts(key, gone)),
       ),
-      Commit: this.#unary(
-        'Commit',
-        ({ name, key, labels }: { name: string; key: string; labels: Labels }) =>
-          none(snapshotter.commit(name, key, labels)),
+      Commit: this.#unary('Commit', ({ name, key, labels, parent }: CommitRequest) =>
+        none(snapshotter.commit(name, key, labels, parent)),
       ),
       Remove: this.#unary('Remove', ({ key }: KeyRequest) => none(snapshotter.remove(key))),
       Stat: this.#unary('Stat', ({ key }: KeyRequest) => info(snapshotter.stat(key))),

@@ -63,6 +63,20 @@ function needed(value: string, what: string): string {
   throw new FirstlightError('usage', `the request names no ${what}`);
 }
 
+/**
+ * containerd unpacks layers side by side, each on nothing, and says their parents with the commit, where the
+ * configuration says that the snapshotter can `rebase`. What is unpacked on nothing keeps no mark of what it removes
+ * from the layers below: those files would come back.
+ */
+function rebased({ key, parent: present }: Snapshot, parent: string): FirstlightError {
+  const now = present === '' ? 'none' : present;
+  return new FirstlightError(
+    'unsupported',
+    `snapshot ${key} cannot be committed on ${parent}: it was prepared on ${now}`,
+    { hint: "leave rebase out of the proxy plugin's capabilities in containerd's configuration" },
+  );
+}
+
 /** How a layer's tar says that a name is removed (OCI image layer specification). */
 const WHITEOUT = Buffer.from('.wh.');
 
@@ -284,14 +298,16 @@ export class Snapshotter {
   }
 
   /**
+   * @param parent  empty for the one that it was prepared on
    * @throws FirstlightError `not-found`, `exists`, `busy` where it is not active; `usage` for a name in it that a layer
-   *   cannot hold
+   *   cannot hold; `unsupported` for another parent
    */
-  async commit(name: string, key: string, labels: Labels): Promise<void> {
+  async commit(name: string, key: string, labels: Labels, parent = ''): Promise<void> {
     const { records, directories } = this.#p;
     needed(name, 'name');
     checkLabels(labels);
     const snapshot = await records.call('stat', needed(key, 'key'));
+    if (parent !== '' && parent !== snapshot.parent) throw rebased(snapshot, parent);
     const layer = directories.layer(snapshot.id);
     const active = snapshot.kind === KIND.Active;
     const usage = active ? await diskUsage(layer, checkName) : { bytes: 0, inodes: 0 };

@@ -64,8 +64,8 @@ export class Client {
     return (await this.call<{ mounts: Mount[] }>('Mounts', { key })).mounts;
   }
 
-  async commit(name: string, key: string, labels = {}): Promise<void> {
-    await this.call('Commit', { name, key, labels });
+  async commit(name: string, key: string, labels = {}, parent = ''): Promise<void> {
+    await this.call('Commit', { name, key, labels, parent });
   }
 
   async remove(key: string): Promise<void> {
