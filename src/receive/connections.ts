@@ -170,7 +170,8 @@ export class Connections {
     if (token === undefined) return await send();
     const shown = token.header ?? (await token.read());
     const answer = await send({ authorization: shown });
-    if (answer.statusCode !== 401) return answer;
+    // 403: it is for something else, which another one may be for.
+    if (answer.statusCode !== 401 && answer.statusCode !== 403) return answer;
     // One that cannot be read now is no better: the server's answer says what is wrong.
     const renewed = await token.renewed(shown).catch(() => undefined);
     if (renewed === undefined) return answer;

@@ -69,6 +69,8 @@ export class Transfer {
   #wakeUp: (() => void) | undefined;
   /** The server has refused since it gave anything. */
   #isRefused = false;
+  /** Ends the pause before the next attempt. */
+  #hurry: () => void = () => undefined;
   /** Frames of streams that came and were right. */
   #moved = 0;
 
@@ -153,10 +155,15 @@ export class Transfer {
   }
 
   /**
-   * Asks anew for what was given up: the server may have been mended since. Reads of it wait again.
-   * Nothing where the transfer has not failed.
+   * Asks anew for what was given up or refused: the server, or the token for it, may have been mended since. Reads of
+   * what was given up wait again. Nothing where the transfer goes on.
    */
   retry(): void {
+    if (this.#isRefused) {
+      // Until the next attempt has come out, nothing is known to stand in the way.
+      delete this.progress.errorKind;
+      this.#hurry();
+    }
     if (this.progress.state !== 'failed' || this.#signal.aborted) return;
     const { arrivals, template, log } = this.#parts;
     log.info('what was given up is asked for again');
@@ -335,8 +342,12 @@ export class Transfer {
     }
     this.progress.state = 'retrying';
     this.#attemptFailed(failure);
+    const hurry = new AbortController();
+    this.#hurry = () => hurry.abort();
     // Stopping ends the wait early; the loop sees the signal.
-    await sleep(ms, undefined, { signal: this.#signal }).catch(() => undefined);
+    const signal = AbortSignal.any([this.#signal, hurry.signal]);
+    await sleep(ms, undefined, { signal }).catch(() => undefined);
+    this.#hurry = () => undefined;
   }
 
   async #retryStore(): Promise<void> {

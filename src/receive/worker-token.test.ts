@@ -35,11 +35,11 @@ async function guarded(t: ExecutionContext, connections: number) {
     await writeFile(`${path}.new`, `${token}\n`);
     await rename(`${path}.new`, path);
   };
-  const guard = { token: 'first-token', fault: {} as Fault };
+  const guard = { token: 'first-token', status: 401, fault: {} as Fault };
   server.fault = ({ path, authorization }) =>
     path === API.health || authorization === `Bearer ${guard.token}`
       ? guard.fault
-      : { status: 401 };
+      : { status: guard.status };
   useConnections(store, connections);
   const open = (more = {}) =>
     Receiver.open(store, stage.options({ timeouts: PATIENT, tokenFile: path, ...more }));
@@ -107,42 +107,67 @@ test('without a right one nothing opens, and the error says what to do', async (
   await (await open()).close();
 });
 
-test('a refused transfer fails readers at once, says so once, and goes on with the right one', async (t) => {
-  const { root, lines, path, templates, put, guard, open } = await guarded(t, 2);
+test('whoever opens what is refused has it tried at once', async (t) => {
+  const { root, templates, put, guard, open } = await guarded(t, 2);
   await put(guard.token);
   guard.fault = { rate: 3_000_000 };
-  const receiver = await open();
-  const [template] = templates;
-  await template!.until(() => receiver.progress().framesDone >= 2, 20_000);
+  // The first pause is longer than this test may take.
+  const receiver = await open({ backoff: { firstMs: 600_000, mostMs: 600_000 } });
+  await templates[0]!.until(() => receiver.progress().framesDone >= 2, 20_000);
   guard.token = 'second-token';
-  const ofContents = () => [...template!.states.keys()];
-  await template!.until(() =>
-    ofContents().every((content) => [2, 4].includes(template!.states[content]!)),
-  );
-  const failed = ofContents().filter((content) => template!.states[content] === 4);
-  t.true(failed.length > 0);
-  for (const content of failed) t.is(template!.errnos.get(content), EIO);
-  await template!.until(() => receiver.progress().retries > 3);
-  const { state, error, errorKind } = receiver.progress();
-  t.is(state, 'retrying');
-  t.is(errorKind, 'unauthorized');
-  t.regex(error!, /does not take the token in .*; put one into it that the server has/);
-  t.is(
-    lines.filter(({ msg }) => msg === 'the server refuses: what is missing cannot be read').length,
-    1,
-  );
-  // It goes, and there is none for a while: no better, and no worse.
-  await rm(path);
-  const before = receiver.progress().retries;
-  await template!.until(() => receiver.progress().retries > before + 2);
+  await templates[0]!.until(() => receiver.progress().state === 'retrying');
   await put(guard.token);
-  await receiver.complete;
+  const again = await open();
+  t.is(again.progress().errorKind, undefined, 'that it was refused before is no news');
+  await again.complete;
   await assertWhole(t, root, IMAGE);
-  t.true(ofContents().every((content) => template!.states[content] === 2));
-  t.false(JSON.stringify(lines).includes('first-token'));
-  t.false(JSON.stringify(lines).includes('second-token'));
+  await again.close();
   await receiver.close();
 });
+
+for (const status of [401, 403]) {
+  test(`${status}: a refused transfer fails readers at once, says so once, and goes on with the right token`, async (t) => {
+    const { root, lines, path, templates, put, guard, open } = await guarded(t, 2);
+    await put(guard.token);
+    guard.fault = { rate: 3_000_000 };
+    const receiver = await open();
+    const [template] = templates;
+    await template!.until(() => receiver.progress().framesDone >= 2, 20_000);
+    guard.token = 'second-token';
+    guard.status = status;
+    const ofContents = () => [...template!.states.keys()];
+    await template!.until(() =>
+      ofContents().every((content) => [2, 4].includes(template!.states[content]!)),
+    );
+    const failed = ofContents().filter((content) => template!.states[content] === 4);
+    t.true(failed.length > 0);
+    for (const content of failed) t.is(template!.errnos.get(content), EIO);
+    await template!.until(() => receiver.progress().retries > 3);
+    const { state, error, errorKind } = receiver.progress();
+    t.is(state, 'retrying');
+    t.is(errorKind, status === 401 ? 'unauthorized' : 'permission');
+    t.regex(
+      error!,
+      status === 401 ? /does not take the token in .*; put one into/ : /HTTP status 403/,
+    );
+    t.is(
+      lines.filter(({ msg }) => msg === 'the server refuses: what is missing cannot be read')
+        .length,
+      1,
+    );
+    // It goes, and there is none for a while: no better, and no worse.
+    await rm(path);
+    const before = receiver.progress().retries;
+    await template!.until(() => receiver.progress().retries > before + 2);
+    await put(guard.token);
+    await receiver.complete;
+    await assertWhole(t, root, IMAGE);
+    t.true(ofContents().every((content) => template!.states[content] === 2));
+    t.false(JSON.stringify(lines).includes('first-token'));
+    t.false(JSON.stringify(lines).includes('second-token'));
+    await receiver.close();
+  });
+}
 
 test('an image that is there opens whatever the token is', async (t) => {
   const { put, guard, open, path } = await guarded(t, 2);

@@ -75,7 +75,7 @@ export function guard(app: FastifyInstance, options: GuardOptions): void {
   ) => {
     metrics.refused.inc({ reason });
     refusals.note(request, reason, name);
-    dropRest(request, reply, stallMs);
+    if (!READING.has(request.method)) dropRest(request, reply, stallMs);
   };
 
   /** @throws 'unauthorized' */
