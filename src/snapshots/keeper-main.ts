@@ -311,10 +311,11 @@ function sendStats(): void {
   for (const [digest, image] of images) {
     const stats = image.session?.stats();
     if (stats === undefined || daemon === undefined) continue;
-    const text = JSON.stringify(stats);
+    const counted = { stats, waiting: image.template.waiting() };
+    const text = JSON.stringify(counted);
     if (text === image.sent) continue;
     image.sent = text;
-    send({ event: 'stats', image: digest, stats });
+    send({ event: 'stats', image: digest, ...counted });
   }
 }
 

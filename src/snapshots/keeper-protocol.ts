@@ -63,7 +63,8 @@ export type KeeperMessage =
   | { event: 'timeout'; image: string; content: number; waitedMs: number }
   /** The kernel has ended the mount, or it died of `error`. */
   | { event: 'closed'; image: string; error?: string | undefined }
-  | { event: 'stats'; image: string; stats: SessionStats };
+  /** `waiting`: requests that wait for contents now; keepers of before do not say it. */
+  | { event: 'stats'; image: string; stats: SessionStats; waiting?: number };
 
 export type { SessionFeatures, SessionStats };
 

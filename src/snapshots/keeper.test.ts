@@ -209,6 +209,36 @@ test('parts of a content that is whole are not told: they have no file any more'
   t.deepEqual(told, ['forget 0,1', 'ready 2']);
 });
 
+test('who waits in a keeper counts among those who wait for the image, until its mount ends', async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), 'firstlight-keeper-'));
+  t.teardown(() => rm(directory, { recursive: true }));
+  const path = join(directory, 'keeper.sock');
+  const image = 'sha256:1';
+  const stats = { event: 'stats', image, stats: {} };
+  const keeperPeer = await peer(t, path, (seq, op) => {
+    if (op === 'hello') return { seq, result: { version: KEEPER_VERSION, pid: 1, mounts: [] } };
+    if (op === 'mount')
+      return [
+        { seq, result: {} },
+        { ...stats, waiting: 3 },
+      ];
+    if (op === 'unmount') return [{ seq, result: null }, stats];
+    return op === 'end' ? { seq, result: null } : undefined;
+  });
+  const log = pino({ level: 'silent' });
+  const logFile = join(directory, 'log');
+  const keeper = new Keeper({ socket: path, logFile, threads: 1, passthrough: true, log });
+  const template = new Template(image, TOC, undefined, undefined, {} as never);
+  const request = { mountPoint: '/mnt', source: image, waitTimeoutMs: 1, onClosed: () => {} };
+  await keeper.mount(template, request as never);
+  t.is(template.waiting(), 3);
+  // A keeper of before says nothing of it.
+  await keeper.unmount(image, '/mnt', false);
+  t.is(template.waiting(), 0);
+  t.is(keeperPeer.open.size, 1);
+  await keeper.close();
+});
+
 test('a wait is over with its last part, counted once, and not at all where it fails', (t) => {
   const template = new Template('sha256:1', TOC, undefined);
   const waited: number[] = [];

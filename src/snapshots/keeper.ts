@@ -19,7 +19,7 @@ import {
 } from '../native/index.ts';
 import { MNT_DETACH } from '../store/mounts.ts';
 import type { SessionFactory, SessionRequest } from '../tree/session.ts';
-import type { ContentMarks, Template } from '../tree/template.ts';
+import type { Follower, Template } from '../tree/template.ts';
 import {
   encodeNumbers,
   KEEPER_VERSION,
@@ -48,6 +48,8 @@ type Ask = Asked extends infer R ? (R extends Asked ? Omit<R, 'seq'> : never) : 
 interface Listener {
   request: SessionRequest;
   stats: SessionStats;
+  /** Requests that wait in the keeper, as old as `stats`. */
+  waiting: number;
   /** The keeper has said so: an end that it tells before is that of the mount which was there before. */
   isMounted: boolean;
   stop(): void;
@@ -250,6 +252,7 @@ export class Keeper {
       listener.request.onTimeout(message.content, message.waitedMs);
     } else if (message.event === 'stats') {
       listener.stats = message.stats;
+      listener.waiting = message.waiting ?? 0;
     } else if (listener.isMounted) {
       this.#end(message.image, message.error);
     }
@@ -293,7 +296,7 @@ export class Keeper {
     // One whose mount point is gone while it was in use: from here on this one follows for both.
     this.#listeners.get(image)?.stop();
     const stop = template.follow(this.#marks(image));
-    const listener = { request, stats: NO_STATS, isMounted: false, stop };
+    const listener = { request, stats: NO_STATS, waiting: 0, isMounted: false, stop };
     this.#listeners.set(image, listener);
     const onMounted = () => {
       listener.isMounted = true;
@@ -319,7 +322,7 @@ export class Keeper {
     }
   }
 
-  #marks(image: string): ContentMarks {
+  #marks(image: string): Follower {
     const mark = (what: MarkMessage['what'], numbers: Uint32Array, errno?: number) =>
       this.#send({
         op: 'mark',
@@ -334,6 +337,7 @@ export class Keeper {
       markFailed: (contents, errno) => mark('failed', contents, errno),
       clearFailed: (contents) => mark('clear', contents),
       forget: (contents) => mark('forget', contents),
+      waiting: () => this.#listeners.get(image)?.waiting ?? 0,
     };
   }
 

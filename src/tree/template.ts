@@ -17,6 +17,12 @@ export type ContentMarks = Pick<
   'markReady' | 'markParts' | 'markFailed' | 'clearFailed' | 'forget'
 >;
 
+/** Somebody else who is told the marks. */
+export interface Follower extends ContentMarks {
+  /** Number of requests that wait there, which the template's own twins do not see. */
+  waiting?(): number;
+}
+
 /** Makes the native twin; tests give one that watches. */
 export type NativeTemplateFactory = (options: TemplateOptions) => NativeTemplate;
 
@@ -35,7 +41,7 @@ export class Template {
   readonly digestsPath: string | undefined;
   #users = 1;
   readonly #watches = new Set<ArrivalWatch>();
-  readonly #followers = new Set<ContentMarks>();
+  readonly #followers = new Set<Follower>();
   readonly #completeWatches = new Set<() => void>();
 
   /** @param twin  undefined: `states` stands for it */
@@ -113,6 +119,7 @@ export class Template {
     this.#both((twin) => {
       waiting += twin.waiting();
     });
+    for (const follower of this.#followers) waiting += follower.waiting?.() ?? 0;
     return waiting;
   }
 
@@ -141,7 +148,7 @@ export class Template {
   }
 
   /** Gives somebody else the present state of all contents, and every mark from now on until released. */
-  follow(follower: ContentMarks): () => void {
+  follow(follower: Follower): () => void {
     this.states.replay(follower);
     this.#followers.add(follower);
     return () => this.#followers.delete(follower);
