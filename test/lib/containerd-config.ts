@@ -59,6 +59,9 @@ const DISABLED = [
   'io.containerd.nri.v1.nri',
 ];
 
+/** A machine that is a container itself may not make its processes less likely victims than they are. */
+const RESTRICT = 'restrict_oom_score_adj = true';
+
 function common({ directory, address, socket }: ContainerdConfig): string {
   return `root = "${directory}/root"
 state = "${directory}/state"
@@ -79,7 +82,9 @@ function formatTwo(config: ContainerdConfig): string {
 ${common(config)}
 [${cri}]
   disable_apparmor = true
+  ${RESTRICT}
   stream_server_port = "0"
+  stats_collect_period = 1
   ${pause === undefined ? '' : `sandbox_image = "${pause}"`}
 [${cri}.containerd]
   snapshotter = "${snapshotter}"
@@ -112,11 +117,13 @@ ${common(config)}
     enable_remote_snapshot_annotations = "${String(annotations)}"
 [${images}]
   snapshotter = "${snapshotter}"
+  stats_collect_period = 1
   use_local_image_pull = ${String(local)}
   disable_snapshot_annotations = ${String(!(local && annotations))}
 ${pause === undefined ? '' : `[${images}.pinned_images]\n  sandbox = "${pause}"`}
 [${runtime}]
   disable_apparmor = true
+  ${RESTRICT}
 [${runtime}.cni]
   bin_dirs = ["${join(directory, 'cni')}"]
   conf_dir = "${join(directory, 'cni')}"

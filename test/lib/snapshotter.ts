@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import type { PulledStatus } from '../../src/daemon/control.ts';
+import { busyboxLayout } from './busybox-image.ts';
 import { type AppImages, appImages, Containerd, push, startRegistry } from './containerd.ts';
 import { FaultProxy } from './fault-proxy.ts';
 import { type Background, until } from './proc.ts';
@@ -14,6 +15,8 @@ export interface World {
   images: AppImages;
   /** HOST:PORT of the registry. */
   registry: string;
+  /** Image of pods' sandboxes, which the delta server does not have. */
+  pause: string | undefined;
   server: Server;
   daemon: Background;
   containerd: Containerd;
@@ -38,6 +41,7 @@ export async function startDaemon(stage: Stage, args: string[] = []): Promise<Ba
 /**
  * A delta server that has two versions of an image of a registry, which has another one, too; a daemon and containerd.
  * @param options.through  what the daemon asks in place of the server
+ * @param options.pods     whether there is an image for the sandboxes of pods, too
  */
 export async function world(
   t: ExecutionContext,
@@ -46,19 +50,24 @@ export async function world(
     daemon?: string[];
     rate?: string;
     through?: (server: Server) => Promise<string>;
+    pods?: boolean;
   } = {},
 ): Promise<World> {
   const stage = await Stage.open(t);
   const images = await appImages(stage.dir);
   const registry = await startRegistry(stage);
   for (const tag of ['v1', 'v2', 'other']) await push(images.layout, tag, `${registry}/app:${tag}`);
+  const pause = options.pods === true ? await pushPause(stage, registry) : undefined;
   const server = await stage.serve(options.rate === undefined ? {} : { rate: options.rate });
   for (const tag of ['v1', 'v2']) {
     await stage.must(['image', 'add', `docker://${registry}/app:${tag}`]);
   }
   if (options.through !== undefined) stage.env.FIRSTLIGHT_SERVER = await options.through(server);
   const daemon = await startDaemon(stage, options.daemon);
-  const containerd = await Containerd.start(stage, join(stage.dir, 's.sock'), options);
+  const containerd = await Containerd.start(stage, join(stage.dir, 's.sock'), {
+    ...(options.annotations !== undefined && { annotations: options.annotations }),
+    ...(pause !== undefined && { pause }),
+  });
   t.teardown(() => {
     if (!t.passed) t.log(`daemon: ${daemon.stderr.slice(-6000)}`);
   });
@@ -68,7 +77,15 @@ export async function world(
     const line = text.split('\n').find((each) => each.startsWith(`${name}${labels} `));
     return Number(line?.split(' ').at(-1) ?? 0);
   };
-  return { stage, images, registry, server, daemon, containerd, metric };
+  return { stage, images, registry, pause, server, daemon, containerd, metric };
+}
+
+/** An image that sleeps, on no other one's layers; its name. */
+async function pushPause(stage: Stage, registry: string): Promise<string> {
+  const config = ['--config.entrypoint', '/bin/sleep', '--config.cmd', '1000000'];
+  const layout = await busyboxLayout(join(stage.dir, 'pause'), config);
+  await push(layout, 'latest', `${registry}/pause:1`);
+  return `${registry}/pause:1`;
 }
 
 /** What `ls` says of images that containerd has pulled. */
