@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { type ClientReadableStream, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import type { ExecutionContext } from 'ava';
 import { pino } from 'pino';
-import { Receiver } from '../receive/receiver.ts';
+import { Receiver, useTokenFile } from '../receive/receiver.ts';
 import { LayerStore } from '../store/layer-store.ts';
 import { SnapshotMetrics } from './metrics.ts';
 import { type InfoMessage, loadService } from './rpc.ts';
@@ -122,6 +122,8 @@ export interface Harness {
 export interface HarnessOptions {
   /** Delta server; without it there is none. */
   server?: string;
+  /** File with the token for it. */
+  tokenFile?: string;
   /** ms; 2000 where it is left out. */
   prepareTimeoutMs?: number;
 }
@@ -129,7 +131,7 @@ export interface HarnessOptions {
 /** A service in a directory of its own, ended and removed with the test. */
 export async function snapshotter(
   t: ExecutionContext<unknown>,
-  { server, prepareTimeoutMs = 2000 }: HarnessOptions = {},
+  { server, tokenFile, prepareTimeoutMs = 2000 }: HarnessOptions = {},
 ): Promise<Harness> {
   const directory = await mkdtemp(join(tmpdir(), 'firstlight-snapshots-'));
   const root = join(directory, 'root');
@@ -138,6 +140,9 @@ export async function snapshotter(
   const start = async () => {
     const store = await LayerStore.open(root, { log: LOG });
     const platform = 'linux/amd64';
+    if (server !== undefined && tokenFile !== undefined) {
+      useTokenFile(store, server, tokenFile, LOG);
+    }
     const service = await SnapshotService.start({
       store,
       socket,
