@@ -1,15 +1,9 @@
 // Resolves the DIR of `mount` and `umount`. The client does it, since the daemon must never look at a
 // path that may lie below one of its own mounts.
-import { spawn } from 'node:child_process';
 import { readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import {
-  isBelow,
-  type MountInfo,
-  mountAt,
-  mountOption,
-  parseMountInfo,
-} from '../daemon/mountinfo.ts';
+import { FS_TYPE, mountThere } from '../daemon/dead-mount.ts';
+import { isBelow, parseMountInfo } from '../daemon/mountinfo.ts';
 import { FirstlightError } from '../errors/errors.ts';
 
 /** Where to mount. */
@@ -18,62 +12,6 @@ export interface MountPoint {
   directory: string;
   /** A mount stands there whose daemon is gone: it is detached first. */
   dead: boolean;
-}
-
-/** File system type of our mounts, as /proc/mounts shows it. */
-const FS_TYPE = 'fuse.firstlight';
-
-/** A dead session is told at once. One that is stopped, or waits for its disk, is not dead. */
-const ANSWER_MS = 3000;
-
-/**
- * True where nobody answers for the mount at the path. Not by stat(2): the kernel goes on telling the attributes
- * that it keeps. statfs(2) is always asked of the session (fuse_statfs of fs/fuse/inode.c), and waits for it as long
- * as it takes, whatever signal comes: so another process asks, which is left alone where it gets no answer.
- */
-function answersNot(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const env = { ...process.env, LC_ALL: 'C' };
-    const child = spawn('stat', ['-f', path], { env, stdio: ['ignore', 'ignore', 'pipe'] });
-    let said = '';
-    const settle = (dead: boolean) => {
-      clearTimeout(timer);
-      child.stderr.destroy();
-      child.unref();
-      resolve(dead);
-    };
-    const timer = setTimeout(() => {
-      child.kill('SIGKILL');
-      settle(false);
-    }, ANSWER_MS);
-    child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
-      said += chunk;
-    });
-    // ENOTCONN, as C libraries call it.
-    child.once('close', () => settle(/not connected/.test(said)));
-    // There is no such program: nothing is replaced that may be alive.
-    child.once('error', () => settle(false));
-  });
-}
-
-/**
- * True for a mount of ours whose daemon is gone: the session itself, or an overlay of this root over
- * one. Such an overlay still answers for what it has in its caches, so its lower layer is asked.
- */
-async function isDead(mount: MountInfo, root: string): Promise<boolean> {
-  if (mount.fsType === FS_TYPE) return answersNot(mount.mountPoint);
-  const lower = mountOption(mount, 'lowerdir');
-  if (mount.fsType !== 'overlay' || lower === undefined) return false;
-  return isBelow(lower, join(root, 'snapshots')) && answersNot(lower);
-}
-
-/** The topmost mount at a directory, and whether it is a dead one of ours. */
-async function mountThere(
-  directory: string,
-  root: string,
-): Promise<{ mount: MountInfo; dead: boolean } | undefined> {
-  const mount = mountAt(parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')), directory);
-  return mount === undefined ? undefined : { mount, dead: await isDead(mount, root) };
 }
 
 /** The path without symbolic links; its last component may be a dead mount (ENOTCONN). */
@@ -114,7 +52,7 @@ export async function resolveMountPoint(path: string, root: string): Promise<Mou
       cause,
     });
   }
-  const there = await mountThere(directory, root);
+  const there = await mountThere(directory, join(root, 'snapshots'));
   if (there?.dead === true) return { directory, dead: true };
   if (there !== undefined) {
     const { fsType, source } = there.mount;
@@ -143,5 +81,5 @@ export function resolveExistingMount(path: string): string {
 
 /** True where a mount of ours stands at the directory and no daemon answers for it. */
 export async function isDeadMount(directory: string, root: string): Promise<boolean> {
-  return (await mountThere(directory, root))?.dead === true;
+  return (await mountThere(directory, join(root, 'snapshots')))?.dead === true;
 }

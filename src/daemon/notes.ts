@@ -2,20 +2,19 @@
 // left: dead mounts, and the containers of clients that nobody watches any more. They stand in the
 // runtime directory: after a reboot there is nothing to clear away.
 import { spawn } from 'node:child_process';
-import { mkdir, readdir, readFile, rename, rm, rmdir, statfs, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import type { Logger } from '../log/log.ts';
 import { native } from '../native/index.ts';
 import { dropSnapshot, snapshotDirectories } from '../tree/snapshot.ts';
 import type { Lease } from './control.ts';
+import { FS_TYPE, mountThere } from './dead-mount.ts';
 import { mountAt, parseMountInfo } from './mountinfo.ts';
 
 /** A runtime that has not killed a container within this time is left alone. */
 const KILL_TIMEOUT_MS = 20_000;
 const MNT_DETACH = 2;
-/** File system type of our mounts in /proc/mounts. */
-export const FS_TYPE = 'fuse.firstlight';
 
 const NOTE = v.object({
   id: v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/)),
@@ -61,17 +60,6 @@ export async function detachDead(directory: string, log: Logger): Promise<void> 
     log.info({ directory }, 'a dead mount is detached');
     await native().umount(directory, MNT_DETACH);
   }
-}
-
-/**
- * True where nobody answers for the mount; statfs(2) says so, while stat(2) may be told from the kernel's caches.
- * Never call it for a mount of this process.
- */
-async function isDead(directory: string): Promise<boolean> {
-  return statfs(directory).then(
-    () => false,
-    (error: NodeJS.ErrnoException) => error.code === 'ENOTCONN',
-  );
 }
 
 /** The notes of one root. */
@@ -146,7 +134,13 @@ export class Notes {
     const { id, directory, lease } = note;
     this.#log.info({ id, directory }, 'clearing away what a killed daemon has left');
     await this.endContainer(note);
-    if (await isDead(directory)) await detachDead(directory, this.#log);
+    const there = await mountThere(directory, this.#snapshots);
+    if (there?.ours === true && !there.dead) {
+      // What it has written is not taken from under it.
+      this.#log.warn({ id, directory }, 'a mount stays: its session has neither ended nor answers');
+      return;
+    }
+    if (there?.dead === true) await detachDead(directory, this.#log);
     if (lease !== undefined) {
       await dropSnapshot(snapshotDirectories(this.#snapshots, id));
     }
