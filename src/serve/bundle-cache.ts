@@ -10,15 +10,14 @@
 // (patch-queue.ts); until it is there, the one without is the answer.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { LRUCache } from 'lru-cache';
 import PQueue from 'p-queue';
 import { BUNDLE_VERSION } from '../delta/bundle.ts';
-import type { DamagedOld } from '../delta/patch-sources.ts';
 import { Toc } from '../delta/toc.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import { BaseChoice } from './base-choice.ts';
 import { BundleShelf, type ShelfOptions } from './bundle-shelf.ts';
 import type { BundleRecord, RanksRecord } from './catalog.ts';
+import { DamagedContents } from './damaged.ts';
 import { encode } from './encode.ts';
 import type { Gate } from './gate.ts';
 import { type MakeBundle, PatchQueue } from './patch-queue.ts';
@@ -56,8 +55,7 @@ export class BundleCache {
   readonly #o: BundleCacheOptions;
   readonly #queue: PQueue;
   readonly #patches: PatchQueue;
-  /** Contents that have been found damaged, and told. */
-  readonly #damaged = new LRUCache<string, true>({ max: 10_000 });
+  readonly #damaged: DamagedContents;
   /** Computations under way, by key: whoever wants the same waits for the same. */
   readonly #running = new Map<string, Promise<BundleRecord | undefined>>();
   readonly #choice: BaseChoice;
@@ -69,6 +67,7 @@ export class BundleCache {
     this.#o = options;
     this.#choice = new BaseChoice(options.catalog, options.blobs);
     this.shelf = new BundleShelf(options);
+    this.#damaged = new DamagedContents(options.log);
     this.#patches = new PatchQueue(options.patchesWaitingMost, () => options.onPatchRefused?.());
     this.#queue = new PQueue({ concurrency: options.encodesAtOnce });
   }
@@ -279,7 +278,7 @@ export class BundleCache {
         path,
         AbortSignal.any([signal, this.#ending.signal]),
       );
-      this.#tellDamaged(damagedOlds);
+      this.#damaged.tell(damagedOlds);
       const now = Date.now();
       const record: BundleRecord = {
         id,
@@ -307,18 +306,6 @@ export class BundleCache {
         log.error({ image: image.digest, error }, 'a bundle cannot be computed');
       }
       throw error;
-    }
-  }
-
-  /** Each one once, however many bundles could stand on it. */
-  #tellDamaged(olds: readonly DamagedOld[]): void {
-    for (const { base, content } of olds) {
-      if (this.#damaged.has(content)) continue;
-      this.#damaged.set(content, true);
-      this.#o.log.error(
-        { content, image: base },
-        'a content is damaged; nothing is patched against it (remove the image with "firstlight image rm" and add it again)',
-      );
     }
   }
 
