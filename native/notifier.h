@@ -42,6 +42,11 @@ class Notifier {
   /** The kernel forgets the cached pages of a node: by the calling thread, which waits for those
    * that are being read. */
   void invalidate_pages(uint64_t node);
+  /** True where all that it was given, marks excepted, has been done. */
+  bool idle() {
+    std::lock_guard lock(mutex_);
+    return open_.empty();
+  }
   /** Calls `passed(mark)` when everything before it has been done. */
   void mark(uint64_t mark);
   /** Drops what has not been begun, marks excepted. `ended` tells when the threads are through:

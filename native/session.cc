@@ -161,7 +161,12 @@ int Session::reply(uint32_t lane, uint64_t unique, int error, const void* data, 
 }
 
 bool Session::end_opens() {
-  if (handles_.open_mode() != OpenMode::kUnseen || !handles_.end_opens()) return false;
+  if (handles_.open_mode() != OpenMode::kUnseen) return false;
+  // An open that is seen drops what the kernel has cached of a lost content. Without them only the
+  // notifier does so: they go on until it is through.
+  bool owed = losses_.load(std::memory_order_acquire) > 0 || !notifier_.idle();
+  if (owed && !handles_.unseen()) return false;
+  if (!handles_.end_opens()) return false;
   counters_.opens_unseen.store(true, std::memory_order_relaxed);
   return true;
 }
@@ -233,11 +238,11 @@ void Session::adopt(uint64_t node, UniqueFd fd, uint64_t ino, uint32_t links, bo
   file->ino = ino;
   file->links = links;
   file->writable = writable;
-  adopted_.adopt(node, std::move(file));
+  adopted_.put(node, std::move(file));
 }
 
 void Session::disown(uint64_t node) {
-  adopted_.disown(node);
+  adopted_.drop(node);
   backing_.forget(node);
 }
 
@@ -252,9 +257,11 @@ void Session::resume(std::unique_ptr<Parked> parked) {
 }
 
 void Session::lost(uint32_t content) {
-  // Also where opens are seen, the next of which drops what is cached: they may be unseen by then.
+  // Also where opens are seen, the next of which drops what is cached: there may be none before
+  // they are unseen.
   std::lock_guard lock(mutex_);
   lost_.push_back(content);
+  losses_.fetch_add(1, std::memory_order_release);
   wake_.notify_one();
 }
 
@@ -272,6 +279,7 @@ void Session::drop_pages(std::vector<uint32_t> contents) {
     if (!std::binary_search(contents.begin(), contents.end(), content)) continue;
     notifier_.invalidate(uint64_t{row} + 1, "");
   }
+  losses_.fetch_sub(contents.size(), std::memory_order_release);
 }
 
 void Session::housekeeper_main() {

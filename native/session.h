@@ -208,9 +208,10 @@ class Session : public WaitOwner, public std::enable_shared_from_this<Session> {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable closed_signal_;
-  ParkedList done_;             // waits that are over
-  std::vector<uint32_t> lost_;  // contents whose pages the kernel is to forget
-  bool look_ = false;           // something to look at before the next planned moment
+  ParkedList done_;                // waits that are over
+  std::vector<uint32_t> lost_;     // contents whose pages the kernel is to forget
+  std::atomic<size_t> losses_{0};  // of those that the notifier has not been given yet
+  bool look_ = false;              // something to look at before the next planned moment
   std::shared_ptr<OpenWatch> watch_;
   uint32_t guests_ = 0;  // threads of others that may wait for requests
   bool ending_ = false;  // the lanes are gone: no more of those

@@ -488,9 +488,13 @@ test('a file that is open through the cache can be opened when opens are to be s
   });
 });
 
-test('a file of the store that is slow to open keeps nobody else waiting', async (t) => {
+/** A mount of a store whose files open when they are told to: `slow.arrive(place(PATH))`. */
+async function slowStore(t: ExecutionContext, opens: Opens) {
   const fixture = await Fixture.make(t, await tree());
-  // A store that answers when it is told to.
+  const place = (path: string) => {
+    const digest = fixture.digest(fixture.content(path));
+    return `${digest.slice(0, 2)}/${digest.slice(2)}`;
+  };
   const store = new Tree();
   for (let content = 0; content < fixture.toc.contents; content++) {
     const digest = fixture.digest(content);
@@ -499,17 +503,38 @@ test('a file of the store that is slow to open keeps nobody else waiting', async
   const slow = await Fixture.make(t, store);
   const { points: stores } = await slow.mount();
   await run('mount', ['--bind', stores[0]!, join(fixture.dir, 'content')]);
-  const { points } = await fixture.mount({ ready: true, opens: OPENS.Unseen, threads: 2 });
-  const actor = await Actor.start(fixture);
-  const fd = await actor.open(`${points[0]}/small`);
+  const { points } = await fixture.mount({ ready: true, opens, threads: 2 });
+  return { fixture, root: points[0]!, actor: await Actor.start(fixture), slow, place };
+}
+
+test('a file of the store that is slow to open keeps nobody else waiting', async (t) => {
+  const { fixture, root, actor, slow, place } = await slowStore(t, OPENS.Unseen);
+  const fd = await actor.open(`${root}/small`);
   t.true((await fixture.stats()).opensUnseen);
   actor.tell(`pread ${fd} 0 13`);
   await slow.untilWaiting(1);
-  const other = fixture.start('stat', '-c', '%s', `${points[0]}/lib/large.so`);
+  const other = fixture.start('stat', '-c', '%s', `${root}/lib/large.so`);
   await other.says(`${LARGE.length}`);
-  const digest = fixture.digest(fixture.content('small'));
-  await slow.arrive(`${digest.slice(0, 2)}/${digest.slice(2)}`);
+  await slow.arrive(place('small'));
   t.is(await actor.answer(), `bytes ${Buffer.from('small content').toString('hex')}`);
+});
+
+test('opens stay seen until the kernel has forgotten what it had cached of a lost content', async (t) => {
+  const { fixture, root, actor, slow, place } = await slowStore(t, OPENS.Cached);
+  await slow.arrive(place('other'), place('page'));
+  // A page that is being read keeps whoever is to forget it waiting.
+  const fd = await actor.open(`${root}/small`);
+  actor.tell(`pread ${fd} 0 13`);
+  await slow.untilWaiting(1);
+  await fixture.send({ do: 'markFailed', indexes: [fixture.content('small')], errno: EIO });
+  t.true(await setOpens(fixture, OPENS.Unseen));
+  for (const name of ['other', 'page', 'other', 'page']) await readFile(`${root}/${name}`);
+  const held = await fixture.stats();
+  t.false(held.opensUnseen);
+  t.is(held.opens, 5);
+  await slow.arrive(place('small'));
+  await actor.answer();
+  await untilUnseen({ fixture, root, actor });
 });
 
 test('opens through the cache take no descriptor each, which would stay when opens are unseen', async (t) => {
