@@ -29,11 +29,12 @@ test.serial(
     t.regex(pulled?.reason ?? '', reason);
     t.regex(await stage.must(['ls']), new RegExp(`app:v1 .*ordinary .*${reason.source}`));
 
-    // No call took longer than its bound and what an ordinary one takes on a machine under load.
+    // No call took longer than its bound and what an ordinary one takes on a machine under load; an answer of the
+    // server itself would be waited for five minutes.
     const seconds = 'firstlight_snapshot_operation_duration_seconds';
     const all = await metric(`${seconds}_count`, '{operation="Prepare"}');
     t.true(all > layers);
-    t.is(await metric(`${seconds}_bucket`, '{le="30",operation="Prepare"}'), all);
+    t.is(await metric(`${seconds}_bucket`, '{le="60",operation="Prepare"}'), all);
     t.is((await daemon.kill('SIGTERM')).code, 0, 'nothing that it has begun keeps it');
   },
 );
