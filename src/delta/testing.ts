@@ -4,7 +4,9 @@ import { hash } from 'node:crypto';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { ExecutionContext } from 'ava';
 import fc from 'fast-check';
+import { FirstlightError } from '../errors/errors.ts';
 import { type Inode, makeDirectory, type TreeNode } from '../image/tree.ts';
 import {
   type BundleHeader,
@@ -38,6 +40,16 @@ export interface TestImage {
 
 export function sha256Hex(bytes: Uint8Array): string {
   return hash('sha256', bytes, 'hex');
+}
+
+/** Bad input: what is done with it throws 'corrupt', and names the field. */
+export function refuses(
+  t: Pick<ExecutionContext, 'throws' | 'is'>,
+  decode: () => unknown,
+  message: RegExp,
+): void {
+  const error = t.throws(decode, { instanceOf: FirstlightError, message });
+  t.is(error.kind, 'corrupt');
 }
 
 /** Attributes of a test's inode; a file's `data` becomes size and digest. */

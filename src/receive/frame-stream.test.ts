@@ -6,7 +6,7 @@ import { decodeHeader } from '../delta/bundle-decode.ts';
 import { FirstlightError } from '../errors/errors.ts';
 import { BodyReader } from './body-reader.ts';
 import { FramePlan } from './frame-plan.ts';
-import { type FirstRun, FrameStream } from './frame-stream.ts';
+import { type AskRun, type FirstRun, FrameStream } from './frame-stream.ts';
 
 /** About as many frames as files, none compressible. */
 const IMAGE = makeImage(
@@ -31,6 +31,29 @@ async function makePlan() {
 
 const reader = (data: Buffer) =>
   new BodyReader(Readable.from(data.length > 0 ? [data] : []), (error) => error as Error);
+
+/** A body that brings some bytes and then, after so many ms, the rest; without a time: nothing more. */
+function paused(data: Buffer, firstBytes: number, restMs?: number): BodyReader {
+  const body = new PassThrough();
+  body.write(data.subarray(0, firstBytes));
+  if (restMs !== undefined) setTimeout(() => body.end(data.subarray(firstBytes)), restMs);
+  return new BodyReader(body, (error) => error as Error);
+}
+
+/** A stream that has little patience with connections; `ask` is also given how often it has been called before. */
+function impatient(
+  plan: FramePlan,
+  ask: (
+    from: number,
+    to: number,
+    signal: AbortSignal,
+    index: number,
+  ) => Promise<BodyReader | 'gone'>,
+): FrameStream {
+  let asks = 0;
+  const counted: AskRun = async (from, to, signal) => ask(from, to, signal, asks++);
+  return new FrameStream(plan, counted, () => undefined, undefined, 50);
+}
 
 /** A stream, what it has asked for, and how often it gave its connection back. */
 async function makeStream(first?: (bytes: Buffer, plan: FramePlan) => FirstRun) {
@@ -168,21 +191,13 @@ test('where a connection falls silent, its frames come over another, and those b
   for (const bytesBefore of [undefined, 0, 200_000]) {
     const { plan, bytes } = await makePlan();
     const asked: { from: number; to: number; signal: AbortSignal }[] = [];
-    const stream = new FrameStream(
-      plan,
-      async (from, to, signal) => {
-        asked.push({ from, to, signal });
-        if (asked.length !== 2) return reader(bytes.subarray(from, to));
-        // Nothing, a head, or some bytes: and then silence.
-        if (bytesBefore === undefined) return new Promise(() => undefined);
-        const body = new PassThrough();
-        body.write(bytes.subarray(from, from + bytesBefore));
-        return new BodyReader(body, (error) => error as Error);
-      },
-      () => undefined,
-      undefined,
-      50,
-    );
+    const stream = impatient(plan, async (from, to, signal, index) => {
+      asked.push({ from, to, signal });
+      if (index !== 1) return reader(bytes.subarray(from, to));
+      // Nothing, a head, or some bytes: and then silence.
+      if (bytesBefore === undefined) return new Promise(() => undefined);
+      return paused(bytes.subarray(from, to), bytesBefore);
+    });
     const came = await takeAll(stream, plan, () => undefined);
     t.deepEqual(
       came,
@@ -202,26 +217,15 @@ test('where a connection falls silent, its frames come over another, and those b
 
 test('one that was only slow is waited for where the other does not come', async (t) => {
   const { plan, bytes } = await makePlan();
-  const slow = new PassThrough();
   const signals: AbortSignal[] = [];
   let askedAgain = false;
-  const stream = new FrameStream(
-    plan,
-    async (from, to, signal) => {
-      signals.push(signal);
-      if (signals.length === 1) {
-        slow.write(bytes.subarray(from, from + 1000));
-        setTimeout(() => slow.end(bytes.subarray(from + 1000, to)), 300);
-        return new BodyReader(slow, (error) => error as Error);
-      }
-      if (from > plan.frames[0]!.offset) return reader(bytes.subarray(from, to));
-      askedAgain = true;
-      throw new FirstlightError('unreachable', 'broken');
-    },
-    () => undefined,
-    undefined,
-    50,
-  );
+  const stream = impatient(plan, async (from, to, signal, index) => {
+    signals.push(signal);
+    if (index === 0) return paused(bytes.subarray(from, to), 1000, 300);
+    if (from > plan.frames[0]!.offset) return reader(bytes.subarray(from, to));
+    askedAgain = true;
+    throw new FirstlightError('unreachable', 'broken');
+  });
   const came = await takeAll(stream, plan, () => undefined);
   t.deepEqual(
     came,
@@ -234,19 +238,10 @@ test('one that was only slow is waited for where the other does not come', async
 test('connections that each fall silent for some time hold it up, and bring it to its end', async (t) => {
   const { plan, bytes } = await makePlan();
   let asks = 0;
-  const stream = new FrameStream(
-    plan,
-    async (from, to) => {
-      asks++;
-      const body = new PassThrough();
-      body.write(bytes.subarray(from, from + 1000));
-      setTimeout(() => body.end(bytes.subarray(from + 1000, to)), 150);
-      return new BodyReader(body, (error) => error as Error);
-    },
-    () => undefined,
-    undefined,
-    50,
-  );
+  const stream = impatient(plan, async (from, to) => {
+    asks++;
+    return paused(bytes.subarray(from, to), 1000, 150);
+  });
   const late = Promise.withResolvers<'late'>();
   const timer = setTimeout(() => late.resolve('late'), 60_000);
   const came = await Promise.race([takeAll(stream, plan, () => undefined), late.promise]);
