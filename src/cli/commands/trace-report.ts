@@ -72,7 +72,7 @@ async function sendAll(
       const error = toFirstlightError(thrown);
       failed.push({ trace, error });
       // Of these the next one would hear the same.
-      if (error.kind === 'unreachable' || error.kind === 'unauthorized') break;
+      if (['unreachable', 'unauthorized', 'permission'].includes(error.kind)) break;
       context.note(`firstlight: ${trace.id}: ${error.line}`);
     }
   }
