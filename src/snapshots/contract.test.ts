@@ -170,7 +170,7 @@ test('a commit on another parent than the one that it was prepared on is refused
     ['on-other', 'other'],
   ] as const) {
     await client.prepare(key, parent);
-    said.push(await refuses(t, 'UNIMPLEMENTED', client.commit('two', key, {}, 'one')));
+    said.push(await refuses(t, 'INVALID_ARGUMENT', client.commit('two', key, {}, 'one')));
   }
   t.regex(said[0]!, /prepared on none.*leave rebase out of the proxy plugin's capabilities/);
   t.regex(said[1]!, /prepared on other/);

@@ -71,7 +71,8 @@ function needed(value: string, what: string): string {
 function rebased({ key, parent: present }: Snapshot, parent: string): FirstlightError {
   const now = present === '' ? 'none' : present;
   return new FirstlightError(
-    'unsupported',
+    // Not `unsupported`: of that containerd tells its caller nothing but that it is.
+    'usage',
     `snapshot ${key} cannot be committed on ${parent}: it was prepared on ${now}`,
     { hint: "leave rebase out of the proxy plugin's capabilities in containerd's configuration" },
   );
@@ -300,7 +301,7 @@ export class Snapshotter {
   /**
    * @param parent  empty for the one that it was prepared on
    * @throws FirstlightError `not-found`, `exists`, `busy` where it is not active; `usage` for a name in it that a layer
-   *   cannot hold; `unsupported` for another parent
+   *   cannot hold, and for another parent
    */
   async commit(name: string, key: string, labels: Labels, parent = ''): Promise<void> {
     const { records, directories } = this.#p;

@@ -1,6 +1,9 @@
-// Which containerd the tests run, and its configuration: Debian's, or another one whose programs stand in the
-// directory TEST_CONTAINERD_BIN (docs/TESTING.md). What does not live here: starting it (containerd.ts).
+// Which containerd the tests run: Debian's, or another one whose programs stand in the directory TEST_CONTAINERD_BIN
+// (docs/TESTING.md). Its configuration is that of deploy/, with a test's own directories. What does not live here:
+// starting it (containerd.ts).
+import { readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
+import { REPOSITORY } from './images.ts';
 import { must } from './proc.ts';
 
 const BIN = process.env.TEST_CONTAINERD_BIN;
@@ -62,33 +65,41 @@ const DISABLED = [
 /** A machine that is a container itself may not make its processes less likely victims than they are. */
 const RESTRICT = 'restrict_oom_score_adj = true';
 
-function common({ directory, address, socket }: ContainerdConfig): string {
-  return `root = "${directory}/root"
+/** The text with one part of it, which must be there, replaced everywhere. */
+function replaced(text: string, from: string, to: string): string {
+  if (!text.includes(from)) throw new Error(`the configuration in deploy/ has no ${from}`);
+  return text.replaceAll(from, to);
+}
+
+/** What we ship, with another socket and snapshotter; a test's own directories come before its tables. */
+async function shipped(name: string, config: ContainerdConfig): Promise<string> {
+  const { directory, address, socket, snapshotter } = config;
+  let text = await readFile(join(REPOSITORY, 'deploy', name), 'utf8');
+  text = replaced(text, '/run/firstlight/snapshots.sock', socket);
+  text = text.replace('snapshotter = "firstlight"', `snapshotter = "${snapshotter}"`);
+  const first = text.indexOf('[');
+  return `${text.slice(0, first)}root = "${directory}/root"
 state = "${directory}/state"
 disabled_plugins = ${JSON.stringify(DISABLED)}
+${text.slice(first)}
 [grpc]
   address = "${address}"
-[proxy_plugins.firstlight]
-  type = "snapshot"
-  address = "${socket}"
 `;
 }
 
 /** Format 2, of containerd 1.6 and 1.7. */
-function formatTwo(config: ContainerdConfig): string {
-  const { directory, snapshotter, annotations, pause } = config;
+async function formatTwo(config: ContainerdConfig): Promise<string> {
+  const { directory, annotations, pause } = config;
+  const said = 'disable_snapshot_annotations = ';
+  const text = await shipped('containerd-1.6.toml', config);
   const cri = 'plugins."io.containerd.grpc.v1.cri"';
-  return `version = 2
-${common(config)}
+  return `${replaced(text, `${said}false`, said + String(!annotations))}
 [${cri}]
   disable_apparmor = true
   ${RESTRICT}
   stream_server_port = "0"
   stats_collect_period = 1
   ${pause === undefined ? '' : `sandbox_image = "${pause}"`}
-[${cri}.containerd]
-  snapshotter = "${snapshotter}"
-  disable_snapshot_annotations = ${String(!annotations)}
 [${cri}.cni]
   bin_dir = "${directory}/cni"
   conf_dir = "${directory}/cni"
@@ -99,37 +110,30 @@ ${common(config)}
  * Format 3, of containerd 2.x. Pulls go by the transfer service, as from 2.1 on they do by themselves;
  * TEST_CONTAINERD_PULL=local lets the kubelet's interface pull by itself, as in 2.0.
  */
-function formatThree(config: ContainerdConfig): string {
-  const { directory, snapshotter, annotations, pause } = config;
-  const local = process.env.TEST_CONTAINERD_PULL === 'local';
+async function formatThree(config: ContainerdConfig): Promise<string> {
+  const { directory, annotations, pause, snapshots } = config;
   const images = 'plugins."io.containerd.cri.v1.images"';
   const runtime = 'plugins."io.containerd.cri.v1.runtime"';
-  const unpack = [...new Set([snapshotter, 'overlayfs'])].map(
-    (name) => `[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-  platform = "${process.arch === 'x64' ? 'linux/amd64' : `linux/${process.arch}`}"
-  snapshotter = "${name}"
-`,
-  );
-  return `version = 3
-${common(config)}
-  [proxy_plugins.firstlight.exports]
-    root = "${config.snapshots}"
-    enable_remote_snapshot_annotations = "${String(annotations)}"
-[${images}]
-  snapshotter = "${snapshotter}"
-  stats_collect_period = 1
-  use_local_image_pull = ${String(local)}
-  disable_snapshot_annotations = ${String(!(local && annotations))}
+  let text = await shipped('containerd-2.toml', config);
+  text = replaced(text, '/var/lib/firstlight/containerd', snapshots);
+  text = replaced(text, 'linux/amd64', `linux/${process.arch === 'x64' ? 'amd64' : process.arch}`);
+  text = replaced(text, `[${images}]`, `[${images}]\n  stats_collect_period = 1`);
+  const local = '# disable_snapshot_annotations = false';
+  if (process.env.TEST_CONTAINERD_PULL === 'local') {
+    text = replaced(text, local, annotations ? local.slice(2) : 'use_local_image_pull = true');
+  }
+  const said = 'enable_remote_snapshot_annotations = ';
+  return `${replaced(text, `${said}"true"`, `${said}"${String(annotations)}"`)}
 ${pause === undefined ? '' : `[${images}.pinned_images]\n  sandbox = "${pause}"`}
 [${runtime}]
   disable_apparmor = true
   ${RESTRICT}
 [${runtime}.cni]
-  bin_dirs = ["${join(directory, 'cni')}"]
-  conf_dir = "${join(directory, 'cni')}"
+  bin_dirs = ["${directory}/cni"]
+  conf_dir = "${directory}/cni"
 [plugins."io.containerd.grpc.v1.cri"]
   stream_server_port = "0"
-${unpack.join('')}`;
+`;
 }
 
 /** config.toml for the containerd that tests start. */
