@@ -2,7 +2,7 @@
 export default {
   extensions: ['ts'],
   files: ['test/native/**/*.test.ts'],
-  timeout: '2m',
+  timeout: '5m',
   concurrency: 2,
   workerThreads: false,
 };

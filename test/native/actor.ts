@@ -54,10 +54,14 @@ export class Actor {
   async answer(): Promise<string> {
     const lines = () => this.program.out.split('\n');
     await until(
-      `an answer of the actor (${this.program.err})`,
-      async () => lines().length - 1 > this.#answers,
+      () => `an answer of the actor (${this.program.err})`,
+      async () => lines().length - 1 > this.#answers || !this.program.running,
     );
-    return lines()[this.#answers++]!;
+    // Its last words may still be under way.
+    if (!this.program.running) await this.program.end;
+    const line = lines()[this.#answers++];
+    if (line === undefined || line === '') throw new Error(`it has ended: ${this.program.err}`);
+    return line;
   }
 
   async ask(line: string): Promise<string> {

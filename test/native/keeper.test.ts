@@ -96,7 +96,7 @@ test('a daemon that finds a mount is told its counters, though nothing has chang
     mountPoint,
     source: IMAGE,
     threads: 1,
-    waitTimeoutMs: 20_000,
+    waitTimeoutMs: 300_000,
     passthrough: true,
     opens: OPENS.Unseen,
   };
@@ -135,7 +135,7 @@ async function daemonsOf(fixture: Fixture) {
   const request: SessionRequest = {
     mountPoint,
     source: IMAGE,
-    waitTimeoutMs: 20_000,
+    waitTimeoutMs: 300_000,
     onWanted: (content) => wants.push(content),
     onTimeout: () => undefined,
     onClosed: () => undefined,

@@ -63,7 +63,7 @@ async function mount(request: MountRequest): Promise<unknown> {
       mountPoint: options.mountPoint,
       source: 'firstlight-test',
       threads: options.threads ?? 0,
-      waitTimeoutMs: options.waitTimeoutMs ?? 20_000,
+      waitTimeoutMs: options.waitTimeoutMs ?? 300_000,
       passthrough: options.passthrough ?? true,
       allowOther: true,
       writable: options.upper !== undefined,

@@ -56,9 +56,11 @@ export class Snake {
   async answer(): Promise<unknown> {
     const lines = () => this.program.out.split('\n');
     await until(
-      `an answer (${this.program.err})`,
+      () => `an answer (${this.program.err})`,
       async () => lines().length - 1 > this.#answers || !this.program.running,
     );
+    // Its last words may still be under way.
+    if (!this.program.running) await this.program.end;
     const line = lines()[this.#answers++];
     if (line === undefined || line === '') throw new Error(`it has ended: ${this.program.err}`);
     return JSON.parse(line);

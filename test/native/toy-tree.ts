@@ -7,6 +7,7 @@ import {
   closeSync,
   constants,
   copyFileSync,
+  existsSync,
   fstatSync,
   openSync,
   readFileSync,
@@ -14,6 +15,7 @@ import {
   type Stats,
   truncateSync,
   unlinkSync,
+  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { Toc } from '../../src/delta/toc.ts';
@@ -148,8 +150,11 @@ export class ToyTree {
       case 'lease':
         return this.#native.leaseNodes(args[0] as number, args[1] as number);
       case 'sleep':
-        // The tree's thread is busy with something that is no request of this mount.
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, args[0] as number);
+        // The tree's thread is busy with something that is no request of this mount, from when that file is there
+        // until it is gone.
+        writeFileSync(args[0] as string, '');
+        while (existsSync(args[0] as string))
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
         return;
       case 'recall':
         return this.#native.recall(args[0] as number);

@@ -15,7 +15,7 @@ import {
 import { join } from 'node:path';
 import test from 'ava';
 import { FIRST_OWN_NODE, IN, OPEN_AS } from '../../src/native/upcalls.ts';
-import { until } from './fixture.ts';
+import { sleep, until } from './fixture.ts';
 import { Snake } from './snake.ts';
 import { LARGE, type Seen, World } from './writable-world.ts';
 
@@ -307,14 +307,23 @@ test('what the kernel forgets is told to the tree, several at once, and none is 
   const world = await World.make(t, { ready: true });
   const script = `
 import os, sys
+fds = []
 for i in range(200):
     name = f'{sys.argv[1]}/f{i}'
-    os.close(os.open(name, os.O_WRONLY | os.O_CREAT))
+    fds.append(os.open(name, os.O_WRONLY | os.O_CREAT))
     os.unlink(name)
+print('open', flush=True)
+sys.stdin.readline()
+for fd in fds: os.close(fd)
 `;
   await world.seen();
   const run = world.fixture.start('python3', '-c', script, world.root);
+  await run.says('open');
+  // The tree has no time for each of them.
+  const wake = await world.sleep();
+  run.child.stdin!.write('go\n');
   t.is((await run.end).code, 0, run.err);
+  await wake();
   const forgotten = new Map<number, number>();
   let messages = 0;
   await until('every FORGET', async () => {
@@ -426,6 +435,27 @@ test('names that are not there are known without the tree, in a directory that i
 /** Node ids that the toy does not give out itself. */
 const LEASED = FIRST_OWN_NODE + 1_000_000;
 
+/**
+ * Makes files in the root, which has been lent, until so many were made without the tree; the name of the last.
+ * One that comes while the tree is at something goes to the tree, on a busy machine most of them; the toy's own
+ * files are not in the layer.
+ */
+async function makeInLayer(
+  world: World,
+  upper: string,
+  count: number,
+  make: (path: string) => Promise<unknown> = (path) => writeFile(path, ''),
+): Promise<string> {
+  const most = count * 50;
+  for (let tries = 1; tries <= most; tries++) {
+    const name = `made-${tries}`;
+    await make(`${world.root}/${name}`);
+    const there = await readdir(upper);
+    if (there.length === count && there.includes(name)) return name;
+  }
+  throw new Error(`of ${most} files fewer than ${count} were made without the tree`);
+}
+
 test('files that cannot be made use up no node ids of the lease', async (t) => {
   const world = await World.make(t, { ready: true });
   const [gone, upper] = [`${world.fixture.dir}/gone`, `${world.fixture.dir}/lent`];
@@ -438,8 +468,9 @@ test('files that cannot be made use up no node ids of the lease', async (t) => {
   for (let i = 0; i < 4; i++) await writeFile(`${world.root}/failing-${i}`, '');
   await world.toy('lend', 1, upper, 0, 1);
   await world.seen();
-  // One that comes while the tree is still busy with the one before goes to the tree.
-  for (let i = 0; i < 40; i++) await writeFile(`${world.root}/made-${i}`, '');
+  await makeInLayer(world, upper, 3);
+  for (let i = 0; i < 4; i++) await writeFile(`${world.root}/more-${i}`, '');
+  t.is((await readdir(upper)).length, 3, 'without a node id there is none');
   // The tree hears of them before its next request.
   await stat(`${world.root}/small`);
   const made = (await world.seen()).filter(({ op }) => op === 'Created');
@@ -453,7 +484,7 @@ test('removals that the tree has no time to hear of hold few descriptors', async
   const world = await World.make(t, { ready: true });
   const upper = `${world.fixture.dir}/lent`;
   await mkdir(upper);
-  const files = 1200;
+  const files = 600;
   await world.toy('thaw', 1);
   await world.toy('lease', LEASED, files);
   await world.toy('adoptDirectory', 1, upper);
@@ -461,28 +492,36 @@ test('removals that the tree has no time to hear of hold few descriptors', async
   const script = `
 import os, sys
 os.chdir(sys.argv[1])
-for i in range(${files}): os.close(os.open(f'f{i}', os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+for i in range(${files * 50}):
+    if i % 50 == 0 and len(os.listdir(sys.argv[2])) >= ${files}: break
+    os.close(os.open(f'f{i}', os.O_CREAT | os.O_EXCL | os.O_WRONLY))
 print('made', flush=True)
 sys.stdin.readline()
-for i in range(${files}): os.unlink(f'f{i}')
+for name in os.listdir(sys.argv[2]): os.unlink(name)
 `;
-  const program = world.fixture.start('python3', '-c', script, world.root);
+  const program = world.fixture.start('python3', '-c', script, world.root, upper);
   await program.says('made');
   const made = (await readdir(upper)).length;
-  // On a busy machine the tree is at something more often, and makes them itself.
-  t.true(made > files / 2, `${made} were made without the tree`);
+  // Those that came while the tree was at something it has made itself.
+  t.is(made, files, 'so many were made without the tree');
   const count = async () => (await readdir(`/proc/${world.fixture.child.pid}/fd`)).length;
   const before = await count();
-  let asleep = true;
-  const slept = world.toy('sleep', 3000).then(() => {
-    asleep = false;
-  });
-  program.child.stdin?.write('go\n');
+  const wake = await world.sleep();
+  program.child.stdin!.write('go\n');
+  // Until the program waits for the tree: nothing is removed any more, though it is not through.
   let most = 0;
-  while (asleep) most = Math.max(most, await count());
-  await slept;
+  let left = made;
+  for (let still = 0; program.running && still < 50; ) {
+    most = Math.max(most, await count());
+    const now = (await readdir(upper)).length;
+    still = now === left && now < made ? still + 1 : 0;
+    left = now;
+    await sleep(20);
+  }
+  await wake();
+  t.is((await program.end).code, 0, program.err);
   const held = most - before;
-  t.log(`${held} descriptors more, ${made - (await readdir(upper)).length} files removed`);
+  t.log(`${held} descriptors more, ${made - left} files removed`);
   t.true(held > 0, 'some were removed meanwhile');
   t.true(held <= 300, `${held} descriptors more`);
 });
@@ -495,12 +534,14 @@ test('attributes of a file that native makes are kept while it is empty, and no 
   await world.toy('lease', LEASED, 2);
   await world.toy('lend', 1, upper, 0, 1);
   const snake = await Snake.start(world.fixture);
-  const file = `${world.root}/made`;
-  t.is(await snake.ask(`keep('fd', os.open('${file}', os.O_RDWR | os.O_CREAT | os.O_EXCL))`), 'fd');
+  const name = await makeInLayer(world, upper, 1, (path) =>
+    snake.ask(`keep('fd', os.open('${path}', os.O_RDWR | os.O_CREAT | os.O_EXCL))`),
+  );
+  const file = `${world.root}/${name}`;
   // Behind its back, so that it can be told what the kernel has kept.
   const mode = async () => Number(await snake.ask(`os.stat('${file}').st_mode`)) & 0o7777;
   const before = await mode();
-  await chmod(`${upper}/made`, 0o604);
+  await chmod(`${upper}/${name}`, 0o604);
   t.is(await mode(), before, 'it was not asked again');
   t.is(await snake.ask("os.write(kept['fd'], b'one')"), 3);
   t.is(await mode(), 0o604);
@@ -521,13 +562,16 @@ test('attributes of a file that native makes are kept while it is empty, and no 
 /** Milliseconds that forgets gather for before the tree is woken. */
 const GATHER_MS = 20;
 
+/** So often a busy machine may have the tree do itself what is to be done without it; what is never so, never is. */
+const ROUNDS = 10;
+
 test('files that come and go wake the tree a few times, not each', async (t) => {
   const world = await World.make(t, { ready: true });
   const upper = `${world.fixture.dir}/lent`;
   await mkdir(upper);
   const files = 1000;
   await world.toy('thaw', 1);
-  await world.toy('lease', LEASED, files);
+  await world.toy('lease', LEASED, ROUNDS * files);
   await world.toy('holdRoot', upper);
   await world.toy('adoptDirectory', 1, upper);
   await world.toy('lend', 1, upper, 0, 1);
@@ -540,33 +584,40 @@ for i in range(${files}):
     os.unlink(f'f{i}')
 print(time.monotonic() - start)
 `;
-  await world.seen();
-  const before = (await world.toy('wakes')) as number;
-  const program = world.fixture.start('python3', '-c', script, world.root);
-  t.is((await program.end).code, 0, program.err);
-  const wakes = ((await world.toy('wakes')) as number) - before;
   const deleted = async () => {
     const fds = `/proc/${world.fixture.child.pid}/fd`;
     const links = (await readdir(fds)).map((fd) => readlink(`${fds}/${fd}`).catch(() => ''));
     return (await Promise.all(links)).filter((path) => path.endsWith(' (deleted)')).length;
   };
-  const seen: Seen[] = [];
-  // No request comes any more, and yet it hears of all of them.
-  await until('every FORGET', async () => {
-    seen.push(...(await world.seen()));
-    const forgets = seen.filter(({ op }) => op === 'Forget');
-    const nodes = forgets.flatMap(({ numbers }) => numbers.slice(IN.arg)).filter((n) => n > 1);
-    return nodes.length === files;
-  });
-  await until('the files are closed', async () => (await deleted()) === 0);
-  const requests = seen.filter(({ op }) => !['Created', 'Removed', 'Forget'].includes(op)).length;
-  // Some come while the tree is at something, more of them on a busy machine.
-  t.true(requests < files / 4, `${requests} requests for ${files} files`);
-  const ms = Number(program.out) * 1000;
-  // Two pieces of news and a FORGET each; when there are 128, or the time is over.
-  const most = (3 * files) / 128 + ms / GATHER_MS + requests + 2;
-  t.log(`${wakes} times for ${files} files in ${Math.round(ms)} ms, ${requests} requests`);
-  t.true(wakes <= most, `${wakes} times for ${files} files in ${ms} ms, ${requests} requests`);
+  const round = async () => {
+    await world.seen();
+    const before = (await world.toy('wakes')) as number;
+    const program = world.fixture.start('python3', '-c', script, world.root);
+    t.is((await program.end).code, 0, program.err);
+    const wakes = ((await world.toy('wakes')) as number) - before;
+    const seen: Seen[] = [];
+    // No request comes any more, and yet it hears of all of them.
+    await until('every FORGET', async () => {
+      seen.push(...(await world.seen()));
+      const forgets = seen.filter(({ op }) => op === 'Forget');
+      const nodes = forgets.flatMap(({ numbers }) => numbers.slice(IN.arg)).filter((n) => n > 1);
+      return nodes.length === files;
+    });
+    await until('the files are closed', async () => (await deleted()) === 0);
+    const requests = seen.filter(({ op }) => !['Created', 'Removed', 'Forget'].includes(op)).length;
+    return { wakes, ms: Number(program.out) * 1000, requests };
+  };
+  for (let tries = 1; ; tries++) {
+    const { wakes, ms, requests } = await round();
+    // Two pieces of news and a FORGET each; when there are 128, or the time is over.
+    const most = (3 * files) / 128 + ms / GATHER_MS + requests + 2;
+    const said = `${wakes} times for ${files} files in ${Math.round(ms)} ms, ${requests} requests`;
+    t.log(said);
+    t.true(wakes <= most, said);
+    // Some come while the tree is at something, more of them on a busy machine.
+    if (requests < files / 4) break;
+    t.true(tries < ROUNDS, said);
+  }
 });
 
 test('files that are not open leave descriptors for those that are', async (t) => {
@@ -579,10 +630,7 @@ test('files that are not open leave descriptors for those that are', async (t) =
   await world.toy('lend', 1, upper, 0, 1);
   const { pid } = world.fixture.child;
   execFileSync('prlimit', [`--pid=${pid}`, `--nofile=${limit}:${limit}`]);
-  for (let i = 0; i < files; i++) await writeFile(`${world.root}/f${i}`, '');
-  const made = (await readdir(upper)).length;
-  // On a busy machine the tree is at something more often, and makes them itself.
-  t.true(made > limit / 2, `${made} were made without the tree`);
+  await makeInLayer(world, upper, files);
   const held = (await readdir(`/proc/${pid}/fd`)).length;
   t.true(held < limit * 0.6, `${held} descriptors of ${limit}`);
 });

@@ -1,8 +1,10 @@
 // A writable mount with a toy for a tree, and what tests of it ask for.
-import { chmod } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { chmod, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { PART_BYTES } from '../../src/delta/toc-layout.ts';
-import { Fixture, noise, Tree } from './fixture.ts';
+import { Fixture, noise, Tree, until } from './fixture.ts';
 
 export const LARGE = noise(2 * PART_BYTES + 500, 3);
 
@@ -44,6 +46,17 @@ export class World {
 
   toy(call: string, ...args: unknown[]): Promise<unknown> {
     return this.fixture.send({ do: 'toy', mount: 0, call, args });
+  }
+
+  /** Keeps the tree's thread busy, until the function that it gives is called. */
+  async sleep(): Promise<() => Promise<void>> {
+    const file = join(this.fixture.dir, 'asleep');
+    const slept = this.toy('sleep', file);
+    await until('it sleeps', async () => existsSync(file));
+    return async () => {
+      await rm(file);
+      await slept;
+    };
   }
 
   async seen(): Promise<Seen[]> {
