@@ -207,6 +207,8 @@ export class BundleCache {
     const started = this.#queue
       .add(this.#maker(image, bases, order, false))
       .finally(() => this.#running.delete(key));
+    // Whoever waits for it hears of its failure, which may come before they begin to.
+    started.catch(() => undefined);
     this.#running.set(key, started);
     return started;
   }
