@@ -103,3 +103,39 @@ test('a frame that comes wrong again and again is asked for at growing intervals
   // Each wait is at least half of its bound, which doubles: the last one is 160 ms or more.
   t.true(waits.at(-1)! >= 150, waits.join(' '));
 });
+
+/** A stage on which every header breaks off, and the next attempt is far away. */
+async function brokenHeaders(t: Parameters<typeof makeStage>[0]) {
+  const stage = await makeStage(t, makeImage('broken header', someFiles('broken header', SMALL)));
+  const { server, options } = stage;
+  server.fault = () => ({ cutAfter: 20 });
+  const waiting = Promise.withResolvers<void>();
+  const log = stage.log.child({});
+  log.warn = (() => waiting.resolve()) as typeof log.warn;
+  const slow = options({ log, backoff: { firstMs: 60_000, mostMs: 60_000 } });
+  return { ...stage, slow, waiting: waiting.promise };
+}
+
+test('a caller who goes while the next attempt is waited for is let go', async (t) => {
+  const { store, slow, waiting } = await brokenHeaders(t);
+  const caller = new AbortController();
+  const opening = Receiver.open(store, { ...slow, signal: caller.signal });
+  await waiting;
+  caller.abort(new Error('enough'));
+  await t.throwsAsync(soon(opening), { message: 'enough' });
+});
+
+test('an opening ends with its store, at once', async (t) => {
+  const image = makeImage('closing', someFiles('closing', SMALL));
+  const { server, store, options } = await makeStage(t, image);
+  const asked = Promise.withResolvers<void>();
+  server.delta = async () => {
+    asked.resolve();
+    return new Promise(() => undefined);
+  };
+  const opening = Receiver.open(store, options({ backoff: { firstMs: 60_000, mostMs: 60_000 } }));
+  const refused = t.throwsAsync(soon(opening), { message: /cannot be reached/ });
+  await asked.promise;
+  await store.close();
+  await refused;
+});

@@ -47,6 +47,8 @@ const NAME_CHECK_MS = 3000;
 const HEADER_ATTEMPTS = 4;
 /** There is nobody at the address: trying again at once would not help. */
 const NOBODY = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH'];
+/** The store is being closed, and its connections with it. */
+const CLOSED = ['UND_ERR_DESTROYED', 'UND_ERR_CLOSED'];
 const CONNECT_TIMEOUT = 'UND_ERR_CONNECT_TIMEOUT';
 
 /** What this process shares between opens of one store. */
@@ -209,7 +211,7 @@ function begin(store: LayerStore, shared: Shared, options: ReceiverOptions, key:
 function isPassing(error: unknown): boolean {
   const { kind, cause } = toFirstlightError(error);
   const code = (cause as NodeJS.ErrnoException | undefined)?.code ?? '';
-  if (kind === 'unreachable') return ![...NOBODY, CONNECT_TIMEOUT].includes(code);
+  if (kind === 'unreachable') return ![...NOBODY, ...CLOSED, CONNECT_TIMEOUT].includes(code);
   return kind === 'timeout';
 }
 
@@ -337,7 +339,10 @@ class Opening {
         if (signal?.aborted === true || !isPassing(error) || ++failures >= HEADER_ATTEMPTS)
           throw error;
         this.#options.log.warn({ err: error, failures }, 'the header did not arrive; trying again');
-        await sleep(backoffMs(failures, this.#options.backoff));
+        // Whoever goes meanwhile is told at the next turn.
+        await sleep(backoffMs(failures, this.#options.backoff), undefined, { signal }).catch(
+          () => undefined,
+        );
       } finally {
         detach();
       }
