@@ -27,15 +27,19 @@ export class Wants {
   readonly #owner: WantOwner;
   /** Wants that have not been seen satisfied, and whether the stream is to bring them. */
   readonly #open = new Map<string, { want: Want; near: boolean }>();
+  readonly #signal: AbortSignal;
   #recheck: NodeJS.Timeout | undefined;
 
   /** @param signal  the transfer's end */
   constructor(owner: WantOwner, signal: AbortSignal) {
     this.#owner = owner;
+    this.#signal = signal;
     signal.addEventListener('abort', () => clearInterval(this.#recheck), { once: true });
   }
 
   add(want: Want): void {
+    // The last readers of a mount may still wait while it ends: nothing would stop the timer.
+    if (this.#signal.aborted) return;
     this.#open.set(want.join(' '), { want, near: false });
     if (this.#recheck === undefined) {
       // Not in the timer's own turn: after a busy while the bytes that have come meanwhile are read first.
