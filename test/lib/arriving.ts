@@ -1,6 +1,7 @@
 // Images of which a part has arrived and the rest has not, for as long as a test likes: by what a proxy holds
 // (fault-proxy.ts), never by how fast a line or this machine is.
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ExecutionContext } from 'ava';
 import { FaultProxy } from './fault-proxy.ts';
@@ -30,7 +31,11 @@ export async function mountHeld(
   { bytes = HEADER_BYTES, name = 'mnt' } = {},
 ): Promise<string> {
   proxy.holdAfter(bytes);
-  const directory = await stage.mountPoint(name);
+  const directory = join(stage.dir, name);
+  await mkdir(directory).catch((error: NodeJS.ErrnoException) => {
+    // It may be there, with a dead mount on it.
+    if (error.code !== 'EEXIST') throw error;
+  });
   const mounting = stage.start(['mount', image, directory, ...options]);
   let since = performance.now();
   await until(`${image} is mounted`, () => {
