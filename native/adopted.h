@@ -6,9 +6,8 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <shared_mutex>
-#include <unordered_map>
 
+#include "node_table.h"
 #include "unique_fd.h"
 #include "write_lease.h"
 
@@ -46,50 +45,22 @@ struct AdoptedFile {
   }
 };
 
-class AdoptedFiles {
+/** By node id. */
+class AdoptedFiles : public NodeTable<AdoptedFile> {
  public:
-  void adopt(uint64_t node, std::shared_ptr<const AdoptedFile> file) {
-    std::unique_lock lock(mutex_);
-    files_[node].swap(file);
-  }
-  /** When it returns, nobody is inside `with` for the node. */
-  void disown(uint64_t node) {
-    std::shared_ptr<const AdoptedFile> gone;  // closes its descriptor after the lock
-    std::unique_lock lock(mutex_);
-    auto found = files_.find(node);
-    if (found == files_.end()) return;
-    gone = std::move(found->second);
-    files_.erase(found);
-  }
-  std::shared_ptr<const AdoptedFile> find(uint64_t node) {
-    std::shared_lock lock(mutex_);
-    auto found = files_.find(node);
-    return found == files_.end() ? nullptr : found->second;
-  }
-  /** Calls `use(file)`, which must not block, unless the node is not adopted; then false. */
-  template <class Use>
-  bool with(uint64_t node, Use use) {
-    std::shared_lock lock(mutex_);
-    auto found = files_.find(node);
-    if (found == files_.end()) return false;
-    use(*found->second);
-    return true;
-  }
-
   /** Once, before the first request. */
   void hold_root(UniqueFd fd) {
-    std::unique_lock lock(mutex_);
+    std::lock_guard lock(root_mutex_);
     root_ = std::make_shared<const UniqueFd>(std::move(fd));
   }
   /** nullptr where it is not held. */
   std::shared_ptr<const UniqueFd> root() {
-    std::shared_lock lock(mutex_);
+    std::lock_guard lock(root_mutex_);
     return root_;
   }
 
  private:
-  std::shared_mutex mutex_;
-  std::unordered_map<uint64_t, std::shared_ptr<const AdoptedFile>> files_;
+  std::mutex root_mutex_;
   std::shared_ptr<const UniqueFd> root_;
 };
 

@@ -70,9 +70,8 @@ bool same_in_upper(std::string_view name) {
 
 /**
  * A descriptor of the node that is good for more than a look at its attributes. The root's is held
- * since the kernel never caches its ACL (it makes that inode before it knows that we have any, and
- * marks it ACL_DONT_CACHE: fs/fuse/inode.c, fuse_init_inode): every path from / that somebody other
- * than its owner walks asks for it.
+ * for kernels on which the root that users see is FUSE's own (root_below.h): those ask for its ACL
+ * again and again.
  */
 std::shared_ptr<const UniqueFd> descriptor_of(const Context& c) {
   if (c.node() == FUSE_ROOT_ID) return c.session.adopted().root();

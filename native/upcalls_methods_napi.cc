@@ -316,7 +316,7 @@ napi_value lend(napi_env env, napi_callback_info info) {
   if (row >= 0 && directory->row >= session->toc().rows()) {
     return napi::throw_argument(env, "there is no such row");
   }
-  session->lent().lend(node, std::move(directory));
+  session->lent().put(node, std::move(directory));
   return m.nothing();
 }
 
@@ -332,7 +332,7 @@ napi_value lease_nodes(napi_env env, napi_callback_info info) {
 
 napi_value recall(napi_env env, napi_callback_info info) {
   return tell(env, info, [](UpcallChannel& channel, uint64_t node) {
-    if (auto session = channel.session()) session->lent().recall(node);
+    if (auto session = channel.session()) session->lent().drop(node);
   });
 }
 

@@ -4,12 +4,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <shared_mutex>
 #include <string_view>
-#include <unordered_map>
-#include <utility>
 
+#include "node_table.h"
 #include "unique_fd.h"
 
 namespace firstlight {
@@ -27,31 +24,7 @@ struct LentDirectory {
 };
 
 /** By node id. */
-class LentDirectories {
- public:
-  void lend(uint64_t node, std::shared_ptr<const LentDirectory> directory) {
-    std::unique_lock lock(mutex_);
-    directories_[node].swap(directory);
-  }
-  /** Who has found it before may still use it. */
-  void recall(uint64_t node) {
-    std::shared_ptr<const LentDirectory> gone;  // closes its descriptor after the lock
-    std::unique_lock lock(mutex_);
-    auto found = directories_.find(node);
-    if (found == directories_.end()) return;
-    gone = std::move(found->second);
-    directories_.erase(found);
-  }
-  std::shared_ptr<const LentDirectory> find(uint64_t node) {
-    std::shared_lock lock(mutex_);
-    auto found = directories_.find(node);
-    return found == directories_.end() ? nullptr : found->second;
-  }
-
- private:
-  std::shared_mutex mutex_;
-  std::unordered_map<uint64_t, std::shared_ptr<const LentDirectory>> directories_;
-};
+using LentDirectories = NodeTable<LentDirectory>;
 
 /** The directory that a request is about, where it is lent and a name in it is none that the
  * template has, covered or not; else nullptr. */

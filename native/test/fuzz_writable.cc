@@ -124,7 +124,7 @@ class WildTree {
     directory->fd.reset(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     directory->row = kNone;
     directory->changes = random_() % 8 != 0;
-    session.lent().lend(node, std::move(directory));
+    session.lent().put(node, std::move(directory));
   }
 
   void lease() {
@@ -186,7 +186,7 @@ class WildTree {
       case 4:
         node = kFirstOwnNode + random_() % kOwnFiles;
         if (random_() % 3 == 0) {
-          session->lent().recall(node);
+          session->lent().drop(node);
         } else {
           lend(*session, node);
         }
