@@ -3,6 +3,7 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
+import { MissedError, untilMet } from '../lib/arriving.ts';
 import { REPOSITORY, testImage } from '../lib/images.ts';
 import { mountsBelow, processesOf } from '../lib/leaks.ts';
 import { Background, until } from '../lib/proc.ts';
@@ -18,7 +19,7 @@ const KEYS = [
 ] as const;
 
 /** Starts the demo with a temporary directory of its own. */
-async function start(): Promise<{ tmp: string; demo: Background }> {
+async function start(rate = '100mbit'): Promise<{ tmp: string; demo: Background }> {
   await testImage('redis');
   const tmp = await mkdtemp(join(tmpdir(), 'firstlight-demo-test-'));
   const demo = new Background(process.execPath, [join(REPOSITORY, 'bench/demo.ts')], {
@@ -26,6 +27,7 @@ async function start(): Promise<{ tmp: string; demo: Background }> {
     env: {
       ...process.env,
       TMPDIR: tmp,
+      DEMO_RATE: rate,
       // Compiled code is kept from one run to the next, and is no part of what the demo makes.
       NODE_COMPILE_CACHE: join(REPOSITORY, '.cache/node'),
     },
@@ -42,15 +44,19 @@ async function nothingLeft(t: import('ava').ExecutionContext<unknown>, tmp: stri
 }
 
 test.serial('redis answers before the last frame is in, and nothing is left', async (t) => {
-  const { tmp, demo } = await start();
-  const stage = join(
-    tmp,
-    await until('the demo has a directory', async () => (await readdir(tmp))[0], {
-      timeoutMs: 60_000,
-    }),
-  );
-  const ended = await demo.ended;
-  t.is(ended.code, 0, ended.stderr);
+  // On a machine that is too busy for one rate to tell the two apart, a slower one does.
+  const demo = await untilMet(t, async (round) => {
+    const { tmp, demo } = await start(`${100 / 2 ** (round - 1)}mbit`);
+    const stage = join(
+      tmp,
+      await until('the demo has a directory', async () => (await readdir(tmp))[0]),
+    );
+    const { code, stderr } = await demo.ended;
+    await nothingLeft(t, tmp, stage);
+    if (stderr.includes('only when the whole image had arrived')) throw new MissedError(stderr);
+    t.is(code, 0, stderr);
+    return demo;
+  });
   const time = JSON.parse(demo.stdout.trim().split('\n').at(-1)!) as Record<string, number>;
   t.deepEqual(Object.keys(time), [...KEYS]);
   for (const key of KEYS) t.true(Number.isInteger(time[key]) && time[key]! > 0, key);
@@ -61,23 +67,20 @@ test.serial('redis answers before the last frame is in, and nothing is left', as
   t.true(header_ms <= mounted_ms && mounted_ms <= first_read_ms, JSON.stringify(time));
   t.true(first_read_ms < ready_ms && ready_ms < last_frame_ms, JSON.stringify(time));
   t.true(time.bytes_ready! < time.bytes_all!);
-  await nothingLeft(t, tmp, stage);
 });
 
 test.serial('Ctrl-C while redis runs ends the demo and leaves nothing', async (t) => {
   const { tmp, demo } = await start();
   const stage = join(
     tmp,
-    await until('the demo has a directory', async () => (await readdir(tmp))[0], {
-      timeoutMs: 60_000,
-    }),
+    await until('the demo has a directory', async () => (await readdir(tmp))[0]),
   );
   await until(
     'a container runs',
     async () =>
       !demo.running ||
       (await processesOf(stage)).some((each) => / run redis:demo /.test(`${each.command} `)),
-    { timeoutMs: 120_000 },
+    { timeoutMs: 240_000 },
   );
   t.true(demo.running, demo.stderr);
   demo.child.kill('SIGINT');

@@ -28,7 +28,7 @@ interface Answer {
 /** Runs a shell line; its standard output. A line that hangs on a mount is killed. */
 async function sh(line: string): Promise<string> {
   const { stdout } = await promisify(execFile)('bash', ['-euc', line], {
-    timeout: 20_000,
+    timeout: 180_000,
     killSignal: 'SIGKILL',
   });
   return stdout;
@@ -153,7 +153,7 @@ test.serial('a mount in use says so, stays whole, and can be detached', async (t
   const { directory, root, mnt, url } = await place(t);
   const child = new Child(t, [root, url, mnt, 'overlay']);
   await child.answer();
-  const user = spawn('sleep', ['60'], { cwd: join(mnt, 'etc'), stdio: 'ignore' });
+  const user = spawn('sleep', ['3600'], { cwd: join(mnt, 'etc'), stdio: 'ignore' });
   t.teardown(() => user.kill('SIGKILL'));
   await once(user, 'spawn');
   const busy = await child.ask('teardown');

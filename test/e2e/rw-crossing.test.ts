@@ -22,7 +22,7 @@ test.serial(
     await serveTar(stage, tar, 'crossing:1');
     const directory = await openSubject(stage, 'fuse', tar, 'crossing:1');
     const args = [join(directory, 'd'), String(FILES)];
-    const { code, stdout } = await run(await program('crossing'), args, { timeoutMs: 120_000 });
+    const { code, stdout } = await run(await program('crossing'), args);
     t.is(code, 0, String(stdout));
     const names = (await must('ls', [join(directory, 'd')])).toString().trim().split('\n');
     t.deepEqual(names.sort(), Array.from({ length: FILES / 2 }, (_, i) => `g${2 * i}`).sort());

@@ -26,7 +26,7 @@ async function mounted(stage: Stage): Promise<string> {
 }
 
 const python = (directory: string, script: string, ...args: string[]) =>
-  must('python3', ['-c', script, ...args], { cwd: directory, timeoutMs: 120_000 });
+  must('python3', ['-c', script, ...args], { cwd: directory });
 
 const upcalls = async (stage: Stage, directory: string): Promise<number> =>
   (await stage.mountStatus(directory)).tree?.upcalls ?? Number.NaN;

@@ -1,8 +1,8 @@
 // The snapshotter's daemon is killed at random moments while many calls are under way: afterwards every snapshot
 // that a call has confirmed is there with its files, and nothing is half there.
+import { randomInt } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { Client } from '../../src/snapshots/testkit.ts';
 import { KIND, type Mount } from '../../src/snapshots/types.ts';
@@ -65,7 +65,9 @@ test('kill -9 at any moment leaves what was confirmed, and nothing half there', 
     const daemon = await start(stage, socket);
     const clients = Array.from({ length: LANES }, () => new Client(socket));
     const lanes = clients.map((client, i) => work(client, `r${round}-${i}`, confirmed));
-    await sleep(150 + 90 * round);
+    // By how much has been done, which is another moment each time, and there on a slow machine, too.
+    const enough = confirmed.committed.size + randomInt(1, 20 + 10 * round);
+    await until('calls are under way', () => confirmed.committed.size >= enough, { everyMs: 1 });
     await daemon.kill('SIGKILL');
     await Promise.all(lanes);
     for (const client of clients) client.close();
