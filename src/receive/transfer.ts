@@ -1,9 +1,10 @@
 // The transfer of one image: a stream of frames from the first missing one on, frames out of order
 // for readers that wait, retries, and the end. Several mounts share it. What does not live here:
-// opening (receiver.ts), HTTP (delta-client.ts), asking anew (replan.ts), decoding and storing (intake.ts, arrivals.ts).
+// opening (receiver.ts), HTTP (delta-client.ts), asking anew (replan.ts), decoding and storing (intake.ts, arrivals.ts),
+// what readers are told meanwhile (denials.ts).
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BundleHeader } from '../delta/bundle.ts';
-import { FirstlightError, toErrno, toFirstlightError } from '../errors/errors.ts';
+import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
 import type { StoredImage } from '../store/image.ts';
 import type { LayerStore } from '../store/layer-store.ts';
@@ -11,6 +12,7 @@ import type { Template } from '../tree/template.ts';
 import type { Arrivals } from './arrivals.ts';
 import { type BackoffBounds, backoffMs, DEFAULT_BACKOFF } from './backoff.ts';
 import type { DeltaAnswer, DeltaClient, StreamLane } from './delta-client.ts';
+import { Denials } from './denials.ts';
 import { FramePlan } from './frame-plan.ts';
 import { type FirstRun, FrameStream } from './frame-stream.ts';
 import { findInBases } from './header.ts';
@@ -54,6 +56,7 @@ export class Transfer {
   readonly #fetcher: OutOfOrder;
   readonly #wants: Wants;
   readonly #pace: Pace;
+  readonly #denials: Denials;
   readonly #signal: AbortSignal;
   readonly progress: Progress;
   #complete = Promise.withResolvers<void>();
@@ -67,8 +70,6 @@ export class Transfer {
   /** Asked for without patches, because what one stood on was damaged or gone. */
   #withoutPatches = false;
   #wakeUp: (() => void) | undefined;
-  /** The server has refused since it gave anything. */
-  #isRefused = false;
   /** Ends the pause before the next attempt. */
   #hurry: () => void = () => undefined;
   /** Frames of streams that came and were right. */
@@ -78,12 +79,16 @@ export class Transfer {
     this.#parts = parts;
     this.#signal = parts.abort.signal;
     this.progress = parts.progress;
-    const { store, arrivals, log, client } = parts;
+    const { store, arrivals, template, log, client } = parts;
+    this.#denials = new Denials(arrivals, template, log);
     this.#pace = new Pace(() => client.roundTripMs);
     this.#intake = new Intake(store, arrivals, log, {
       changed: () => this.#changed(),
-      storeFailed: (error) => this.#storeFailed(error),
-      gaveUp: (plan, frame, error) => this.#gaveUp(plan, frame, error),
+      storeFailed: (error) => this.#denials.storeFailed(error),
+      gaveUp: (plan, frame, error) => {
+        this.#denials.gaveUp(plan, frame, error);
+        this.#changed();
+      },
       patchFailed: (plan, frame, error) => this.#patchFailed(plan, frame, error),
     });
     this.#fetcher = new OutOfOrder(
@@ -159,14 +164,13 @@ export class Transfer {
    * what was given up wait again. Nothing where the transfer goes on.
    */
   retry(): void {
-    if (this.#isRefused) {
+    if (this.#denials.isRefused) {
       // Until the next attempt has come out, nothing is known to stand in the way.
       delete this.progress.errorKind;
       this.#hurry();
     }
     if (this.progress.state !== 'failed' || this.#signal.aborted) return;
-    const { arrivals, template, log } = this.#parts;
-    log.info('what was given up is asked for again');
+    this.#parts.log.info('what was given up is asked for again');
     this.#complete = Promise.withResolvers();
     this.#complete.promise.catch(() => undefined);
     this.#plan = undefined;
@@ -174,7 +178,7 @@ export class Transfer {
     this.progress.state = 'receiving';
     delete this.progress.error;
     delete this.progress.errorKind;
-    template.clearFailed(Uint32Array.from(arrivals.missing()));
+    this.#denials.forgive();
     this.#running = this.#run(undefined);
   }
 
@@ -229,7 +233,7 @@ export class Transfer {
 
   #received(bytes: number): void {
     const now = Date.now();
-    if (this.#isRefused && this.#intake.failure === undefined) this.#accepted();
+    if (this.#denials.isRefused && this.#intake.failure === undefined) this.#denials.accepted();
     this.progress.receivedBytes += bytes;
     if (this.progress.firstFrameAt === 0) this.progress.firstFrameAt = now;
   }
@@ -246,40 +250,7 @@ export class Transfer {
     this.progress.retries++;
     this.progress.error = error.line;
     this.progress.errorKind = error.kind;
-    if (isRefusal(error)) this.#refused(error);
-    this.#changed();
-  }
-
-  /** No reader waits for what the server will not give: it gets its errno, as every later one until it gives again. */
-  #refused(error: FirstlightError): void {
-    const { arrivals, template, log } = this.#parts;
-    if (!this.#isRefused)
-      log.error({ err: error }, 'the server refuses: what is missing cannot be read');
-    this.#isRefused = true;
-    template.markFailed(Uint32Array.from(arrivals.missing()), toErrno(error));
-  }
-
-  #accepted(): void {
-    const { arrivals, template, log } = this.#parts;
-    this.#isRefused = false;
-    template.clearFailed(Uint32Array.from(arrivals.missing()));
-    log.info('the server gives again');
-  }
-
-  /** Waiting readers get the errno at once, and so does every later read of what is missing. */
-  #storeFailed(error: unknown): void {
-    const { arrivals, template } = this.#parts;
-    template.markFailed(Uint32Array.from(arrivals.missing()), toErrno(error));
-  }
-
-  #gaveUp(plan: FramePlan, frame: number, error: FirstlightError): void {
-    const { arrivals, template, log } = this.#parts;
-    const contents = new Set(
-      [...plan.partsOf(frame)].map((part) => template.toc.contentOfPart(part)),
-    );
-    const missing = [...contents].filter((content) => !arrivals.isReady(content));
-    template.markFailed(Uint32Array.from(missing), toErrno(error));
-    log.error({ err: error, frame, contents: missing.length }, 'a frame came wrong too often');
+    if (isRefusal(error)) this.#denials.refused(error);
     this.#changed();
   }
 
@@ -352,9 +323,7 @@ export class Transfer {
 
   async #retryStore(): Promise<void> {
     await this.#intake.retry();
-    const { arrivals, template, log } = this.#parts;
-    template.clearFailed(Uint32Array.from(arrivals.missing()));
-    log.info('the store can be written again');
+    this.#denials.storeMended();
     this.#fetcher.resume();
   }
 
