@@ -165,14 +165,16 @@ export class DeltaClient {
     });
     const stop = () => body.destroy(networkError(signal?.reason, this.server));
     signal?.addEventListener('abort', stop, { once: true });
-    body.once('close', () => signal?.removeEventListener('abort', stop));
+    const stopListening = () => signal?.removeEventListener('abort', stop);
+    body.once('close', stopListening);
     if (signal?.aborted === true) stop();
     const head = await body.head;
     if (head.statusCode === 206 && known !== undefined) {
       const reader = new BodyReader(body, (error) => networkError(error, this.server));
       return { body: reader, ...known, pieces: this.#piecesOf(body, lanes) };
     }
-    // A server or a proxy that knows no ranges of it sends the whole, or an error.
+    // A server or a proxy that knows no ranges of it sends the whole, or an error: it ends with that answer.
+    head.body.once('close', stopListening);
     const answer = head as Dispatcher.ResponseData;
     await this.#expect(answer, [200]);
     return { body: this.#reader(answer), ...this.#named(answer) };

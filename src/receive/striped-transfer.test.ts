@@ -1,3 +1,5 @@
+import { getEventListeners } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { makeImage, noise, type SeenRequest, someFiles } from '../../test/receive/fixture.ts';
 import { assertWhole, LARGE, makeStage, SMALL } from '../../test/receive/stage.ts';
@@ -227,4 +229,34 @@ test('connections are made before anything is asked for, and a server that is no
     ['GET /healthz'],
   );
   deltaClientOf(store, 'http://127.0.0.1:9').keepOpen();
+});
+
+test('a request that has come to its end listens to its caller no more', async (t) => {
+  const { store, server, options } = await makeStage(t, IMAGE);
+  useConnections(store, 4);
+  const client = deltaClientOf(store, server.url);
+  const { signal } = new AbortController();
+  const listeners = () => getEventListeners(signal, 'abort').length;
+  const request = { image: 'app:1', platform: options().platform, bases: [], patches: true };
+  const { delta } = server;
+  for (const [ranges, found] of [
+    [true, true],
+    [false, true],
+    [true, false],
+    [false, false],
+  ]) {
+    server.deltaRanges = ranges!;
+    server.delta = found ? delta : async () => undefined;
+    for (let i = 0; i < 3; i++) {
+      if (!found) {
+        await t.throwsAsync(client.delta(request, signal), { message: 'no such image' });
+        continue;
+      }
+      const { body } = await client.delta(request, signal);
+      t.true(listeners() > 0, 'it can be given up');
+      body.destroy();
+    }
+    for (let i = 0; i < 500 && listeners() > 0; i++) await sleep(10);
+    t.is(listeners(), 0, `ranges: ${ranges}, found: ${found}`);
+  }
 });
