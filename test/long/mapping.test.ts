@@ -2,6 +2,15 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import {
+  arriveUntil,
+  behindProxy,
+  MissedError,
+  mountHeld,
+  untilMet,
+  waits,
+} from '../lib/arriving.ts';
+import type { FaultProxy } from '../lib/fault-proxy.ts';
 import { Background, run, until } from '../lib/proc.ts';
 import { buildReader, type SmallImage, smallImage } from '../lib/small-image.ts';
 import { Stage } from '../lib/stage.ts';
@@ -10,22 +19,24 @@ interface World {
   stage: Stage;
   image: SmallImage;
   reader: string;
+  proxy: FaultProxy;
 }
 
-async function world(t: ExecutionContext<unknown>, rate: string): Promise<World> {
+async function world(t: ExecutionContext<unknown>): Promise<World> {
   const stage = await Stage.open(t);
   const image = await smallImage(stage.dir);
   const reader = await buildReader(stage.dir);
-  await stage.serve({ rate });
+  // The rate bounds what is under way at a time; how much comes is what the proxy lets through.
+  await stage.serve({ rate: '40mbit' });
   await stage.addImage(`rootfs:${image.tar}`, 'small:1');
-  return { stage, image, reader };
+  return { stage, image, reader, proxy: await behindProxy(stage) };
 }
 
 const complete = (stage: Stage, dir: string) =>
   until(
     'all has arrived',
     async () => (await stage.mountStatus(dir)).transfer.state === 'complete',
-    { timeoutMs: 60_000, everyMs: 200 },
+    { everyMs: 200 },
   );
 
 /** The reader, whose file stays open and mapped until its input ends. */
@@ -40,15 +51,22 @@ function hold({ stage, reader }: World, mode: string, path: string): Background 
 
 for (const rw of ['off', 'overlay']) {
   test(`a library mapped while it is arriving works, and later opens get passthrough (--rw ${rw})`, async (t) => {
-    const it = await world(t, '16mbit');
-    const dir = await it.stage.mount('small:1', ['--rw', rw, '--opens', 'seen']);
-    const holder = hold(it, 'library', join(dir, it.image.library));
-    await until('the library answers', () => /done/.test(holder.stderr) || !holder.running, {
-      timeoutMs: 60_000,
+    const it = await world(t);
+    const options = ['--rw', rw, '--opens', 'seen'];
+    const dir = await it.stage.mountPoint();
+    const holder = await untilMet(t, async () => {
+      await mountHeld(it.stage, it.proxy, 'small:1', options);
+      const started = hold(it, 'library', join(dir, it.image.library));
+      const answered = () => /done/.test(started.stderr) || !started.running;
+      await arriveUntil(it.proxy, 'the library answers', answered);
+      t.is(started.stdout.trim(), it.image.answer, started.stderr);
+      if ((await it.stage.mountStatus(dir)).transfer.state !== 'complete') return started;
+      await started.kill('SIGKILL');
+      await it.stage.must(['umount', dir]);
+      await it.stage.must(['gc', '--all']);
+      throw new MissedError('all had arrived when it answered');
     });
-    t.is(holder.stdout.trim(), it.image.answer, holder.stderr);
-    const during = await it.stage.mountStatus(dir);
-    t.not(during.transfer.state, 'complete', 'it was used while the transfer went on');
+    it.proxy.flow();
     await complete(it.stage, dir);
 
     // While the first program still has it mapped, and after that.
@@ -74,14 +92,14 @@ for (const rw of ['off', 'overlay']) {
     ['map-shared', 'auto'],
   ] as const) {
     test(`a file read through a ${mode.slice(4)} mapping while it is arriving has its content (--rw ${rw}, --opens ${opens})`, async (t) => {
-      const it = await world(t, '40mbit');
-      const dir = await it.stage.mount('small:1', ['--rw', rw, '--opens', opens]);
+      const it = await world(t);
+      const dir = await mountHeld(it.stage, it.proxy, 'small:1', ['--rw', rw, '--opens', opens]);
       const path = join(dir, it.image.large);
       const expected = it.image.files.get(it.image.large)!.sha256;
       const holder = hold(it, mode, path);
-      await until('it has been read', () => /done/.test(holder.stderr) || !holder.running, {
-        timeoutMs: 60_000,
-      });
+      await waits(it.stage, dir);
+      it.proxy.flow();
+      await until('it has been read', () => /done/.test(holder.stderr) || !holder.running);
       await complete(it.stage, dir);
       // Every way to open it works beside the mapping, which the kernel knows and nobody else.
       for (const other of ['read', 'map-private', 'map-shared']) {

@@ -11,6 +11,7 @@ import type { ErrorBody } from '../../src/delta/protocol.ts';
 import { startServer } from '../../src/serve/server.ts';
 import { addRootfs, ask, makeTar, noise, quiet } from '../../src/serve/testkit.ts';
 import { orderNow, report, settled, traceOf } from '../../src/serve/testkit-traces.ts';
+import { until } from '../lib/proc.ts';
 
 function run(command: string, ...args: string[]): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -75,8 +76,7 @@ async function fillUp(t: ExecutionContext, kib: number, tar: Buffer): Promise<vo
       lines.length === 1 ? 'upload' : (JSON.parse(lines.at(-2)!) as { event: string }).event,
     );
     t.false(answer.body.toString().includes(dataDir));
-    for (let i = 0; i < 200 && (await entries(dataDir)) > 0; i++) await sleep(20);
-    t.is(await entries(dataDir), 0, `${kib} KiB`);
+    await until(`${kib} KiB: nothing is left`, async () => (await entries(dataDir)) === 0);
     t.deepEqual((await ask(`${server.url}/v1/images`)).json(), []);
     t.is((await ask(`${server.url}/healthz`)).status, 200);
     // All but what the catalog's log grew by.
@@ -128,9 +128,8 @@ async function reportFull(t: ExecutionContext, freeKib: number): Promise<boolean
     }
     await sleep(500);
     t.is((await orderNow(url, 'app')).id, tree.id, 'the old order answers');
-    for (let i = 0; i < 200 && (await readdir(join(dataDir, 'uploads'))).length > 0; i++) {
-      await sleep(20);
-    }
+    const uploads = join(dataDir, 'uploads');
+    await until('uploads are gone', async () => (await readdir(uploads)).length === 0);
     await rm(filler);
     if (answer.status !== 201) {
       t.is((await report(url, traceOf('app', ['z']))).status, 201, `${freeKib} KiB`);

@@ -6,6 +6,7 @@ import { access, readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import test from 'ava';
 import { Wan } from '../../bench/wan/wan.ts';
+import { MissedError, untilMet } from '../lib/arriving.ts';
 
 const run = promisify(execFile);
 
@@ -16,9 +17,13 @@ test('round trip, rate, queue and counters of the link', async (t) => {
   t.teardown(() => wan.close());
   t.is(await readFile(allowed, 'utf8'), before, 'the machine is as it was');
 
-  const check = await wan.check();
-  t.true(check.connectMs >= 40, `connect took ${check.connectMs} ms`);
-  t.true(check.mbitPerSecond > 45 && check.mbitPerSecond <= 50, `${check.mbitPerSecond} Mbit/s`);
+  // Never faster than it says; as fast, where this machine has the time.
+  await untilMet(t, async () => {
+    const check = await wan.check();
+    t.true(check.connectMs >= 40, `connect took ${check.connectMs} ms`);
+    t.true(check.mbitPerSecond <= 50, `${check.mbitPerSecond} Mbit/s`);
+    if (check.mbitPerSecond <= 45) throw new MissedError(`${check.mbitPerSecond} Mbit/s`);
+  });
 
   const first = await wan.stats();
   await wan.fetchProbe(200_000, 4, 'cold');
@@ -41,7 +46,10 @@ test('round trip, rate, queue and counters of the link', async (t) => {
   await wan.set({ rttMs: 5, bitsPerSecond: 50e6 });
   // What was sent before still comes by the longer way: order is kept.
   await wan.fetchProbe(1000, 1, 'cold');
-  t.true((await wan.fetchProbe(1000, 1, 'cold')).connect_ms < 40);
+  await untilMet(t, async () => {
+    const { connect_ms } = await wan.fetchProbe(1000, 1, 'cold');
+    if (connect_ms >= 40) throw new MissedError(`connect took ${connect_ms} ms`);
+  });
   await t.throwsAsync(wan.set({ rttMs: -1, bitsPerSecond: 50e6 }), {
     message: /out of its bounds/,
   });
@@ -64,7 +72,7 @@ test('nothing is left of a link, whoever ends first', async (t) => {
   const relay = `/proc/${line.trim()}`;
   await access(relay);
   child.kill('SIGKILL');
-  const end = Date.now() + 30_000;
+  const end = Date.now() + 120_000;
   for (;;) {
     const gone = await access(relay).then(
       () => false,
