@@ -73,9 +73,10 @@ function replaced(text: string, from: string, to: string): string {
 
 /** What we ship, with another socket and snapshotter; a test's own directories come before its tables. */
 async function shipped(name: string, config: ContainerdConfig): Promise<string> {
-  const { directory, address, socket, snapshotter } = config;
+  const { directory, address, socket, snapshots, snapshotter } = config;
   let text = await readFile(join(REPOSITORY, 'deploy', name), 'utf8');
   text = replaced(text, '/run/firstlight/snapshots.sock', socket);
+  text = replaced(text, '/var/lib/firstlight/containerd', snapshots);
   text = text.replace('snapshotter = "firstlight"', `snapshotter = "${snapshotter}"`);
   const first = text.indexOf('[');
   return `${text.slice(0, first)}root = "${directory}/root"
@@ -108,18 +109,17 @@ async function formatTwo(config: ContainerdConfig): Promise<string> {
 
 /**
  * Format 3, of containerd 2.x. Pulls go by the transfer service, as from 2.1 on they do by themselves;
- * TEST_CONTAINERD_PULL=local lets the kubelet's interface pull by itself, as in 2.0.
+ * TEST_CONTAINERD_PULL=local lets the kubelet's interface pull by itself, as 2.0 always does.
  */
-async function formatThree(config: ContainerdConfig): Promise<string> {
-  const { directory, annotations, pause, snapshots } = config;
+async function formatThree(config: ContainerdConfig, minor: number): Promise<string> {
+  const { directory, annotations, pause } = config;
   const images = 'plugins."io.containerd.cri.v1.images"';
   const runtime = 'plugins."io.containerd.cri.v1.runtime"';
   let text = await shipped('containerd-2.toml', config);
-  text = replaced(text, '/var/lib/firstlight/containerd', snapshots);
   text = replaced(text, 'linux/amd64', `linux/${process.arch === 'x64' ? 'amd64' : process.arch}`);
   text = replaced(text, `[${images}]`, `[${images}]\n  stats_collect_period = 1`);
   const local = '# disable_snapshot_annotations = false';
-  if (process.env.TEST_CONTAINERD_PULL === 'local') {
+  if (process.env.TEST_CONTAINERD_PULL === 'local' || minor === 0) {
     text = replaced(text, local, annotations ? local.slice(2) : 'use_local_image_pull = true');
   }
   const said = 'enable_remote_snapshot_annotations = ';
@@ -138,6 +138,6 @@ ${pause === undefined ? '' : `[${images}.pinned_images]\n  sandbox = "${pause}"`
 
 /** config.toml for the containerd that tests start. */
 export async function containerdConfig(config: ContainerdConfig): Promise<string> {
-  const { major } = await containerdVersion();
-  return major >= 2 ? formatThree(config) : formatTwo(config);
+  const { major, minor } = await containerdVersion();
+  return major >= 2 ? formatThree(config, minor) : formatTwo(config);
 }
