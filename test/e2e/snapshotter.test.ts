@@ -189,7 +189,8 @@ function reconnected(containerd: Containerd): Promise<boolean> {
     return listed.then(
       () => true,
       (error: Error) => {
-        if (!error.message.includes('unavailable')) throw error;
+        // The second is how 2.x says it of a socket that nobody listens on.
+        if (!/unavailable|connection error/.test(error.message)) throw error;
         return false;
       },
     );
