@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -17,6 +18,8 @@
 
 #include <vector>
 
+#include "root_below.h"
+
 namespace firstlight {
 
 namespace {
@@ -26,7 +29,6 @@ constexpr int kHandleType = 0x81;
 constexpr size_t kHandleBytes = 12;
 // Larger than any handle of FUSE; a filesystem that wants more is another one.
 constexpr size_t kHandleRoom = 64;
-constexpr uint64_t kRootNode = 1;
 // An event for which there is no descriptor comes with the error in its place (linux/fanotify.h,
 // FAN_REPORT_FD_ERROR, since Linux 6.13). Without, it goes unsaid where others came before it in
 // the same read(2).
@@ -38,6 +40,9 @@ uint64_t node_of_handle(int type, const uint8_t* bytes, size_t length) {
   memcpy(halves, bytes, sizeof halves);
   return uint64_t{halves[0]} << 32 | halves[1];
 }
+
+// The kernel speaks of the node as it is on the wire.
+bool is_root(uint64_t node) { return node == FUSE_ROOT_ID || node == kRootBelow; }
 
 struct Handle {
   int type = 0;
@@ -114,7 +119,7 @@ int OpenWatch::start(const std::string& mount_point, std::string* what) {
   Handle handle;
   int error = handle_of(root.get(), &handle);
   // Unmounted: this is the directory below.
-  if (error != 0 || node_of_handle(handle.type, handle.bytes, handle.length) != kRootNode) {
+  if (error != 0 || !is_root(node_of_handle(handle.type, handle.bytes, handle.length))) {
     errno = ENODEV;
     return fail("look at");
   }

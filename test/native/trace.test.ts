@@ -221,12 +221,24 @@ test('many readers at once: every file once, nothing lost', async (t) => {
   t.is(blocks(seen, 'large').size, 49);
 });
 
+/** user::rwx group::r-x other::r-x (version 2; tag, permissions, id). */
+const ACL = Buffer.from(
+  '02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff'.replaceAll(' ', ''),
+  'hex',
+);
+
 /** A mount whose files the kernel opens alone, and has cached; directly, or below overlayfs. */
 async function unseen(
   t: ExecutionContext,
   below: 'no overlay' | 'overlayfs',
+  acls = false,
 ): Promise<{ fixture: Fixture; root: string }> {
-  const fixture = await Fixture.make(t, tree());
+  const image = tree();
+  if (acls) {
+    const xattrs = new Map([['system.posix_acl_access', ACL]]);
+    image.add('', 'shared', { type: 'dir', mode: 0o755, xattrs });
+  }
+  const fixture = await Fixture.make(t, image);
   await fixture.storeAll();
   const { points } = await fixture.mount({ ready: true, opens: OPENS.Unseen });
   let root = points[0]!;
@@ -249,10 +261,17 @@ async function watch(fixture: Fixture): Promise<void> {
   await fixture.send({ do: 'forgetReads', mount: 0 });
 }
 
-for (const below of ['no overlay', 'overlayfs'] as const) {
-  test(`opens that the kernel makes alone are recorded in order (${below})`, async (t) => {
+// With ACLs the root that is mounted is another directory of the filesystem (native/root_below.h).
+for (const [below, acls] of [
+  ['no overlay', false],
+  ['overlayfs', false],
+  ['no overlay', true],
+  ['overlayfs', true],
+] as const) {
+  const where = `${below}, ${acls ? 'ACLs' : 'no ACLs'}`;
+  test(`opens that the kernel makes alone are recorded in order (${where})`, async (t) => {
     const began = performance.now();
-    const { fixture, root } = await unseen(t, below);
+    const { fixture, root } = await unseen(t, below, acls);
     const { opens } = await fixture.stats();
     await watch(fixture);
     const actor = await Actor.start(fixture);
