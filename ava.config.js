@@ -3,7 +3,7 @@
 export default {
   extensions: ['ts'],
   files: ['src/**/*.test.ts', 'test/unit/**/*.test.ts'],
-  timeout: '2m',
+  timeout: '5m',
   concurrency: 2,
   workerThreads: false,
 };

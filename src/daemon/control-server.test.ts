@@ -129,16 +129,18 @@ test('an answered client does not count as gone', async (t) => {
 });
 
 test('close lets answers out and takes the name away first', async (t) => {
-  const { path, server } = await listen(t, async () => {
-    await new Promise((resolve) => setTimeout(resolve, 50));
-    return 'late';
+  const asked = Promise.withResolvers<void>();
+  const answers = Promise.withResolvers<string>();
+  const { path, server } = await listen(t, () => {
+    asked.resolve();
+    return answers.promise;
   });
   const socket = connect(path);
   socket.write('{}\n');
   const lines = linesOf(socket);
-  await once(socket, 'connect');
-  await new Promise((resolve) => setTimeout(resolve, 10));
+  await asked.promise;
   const closing = server.close();
+  answers.resolve('late');
   t.deepEqual(await lines, [{ result: 'late' }]);
   await closing;
   const late = connect(path);

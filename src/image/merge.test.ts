@@ -404,9 +404,15 @@ test('small contents are put a few at a time where asked for, with the same resu
   const plain = await pack(names('d/', ...Array.from({ length: 50 }, (_, i) => `d/${i}`)));
   let now = 0;
   let most = 0;
+  const four = Promise.withResolvers<void>();
+  // For want of a fourth.
+  const alone = setTimeout(four.resolve, 60_000);
   class Slow extends MemorySink {
     override async put(content: Readable, bytes: number): Promise<string> {
       most = Math.max(most, ++now);
+      if (now === 4) four.resolve();
+      await four.promise;
+      // Time for a fifth.
       await new Promise((resolve) => setTimeout(resolve, 2));
       const digest = await super.put(content, bytes);
       now--;
@@ -415,6 +421,7 @@ test('small contents are put a few at a time where asked for, with the same resu
   }
   const sink = new Slow();
   const { root } = await mergeImage(imageOf([plain]), sink, { concurrency: 4 });
+  clearTimeout(alone);
   t.is(most, 4);
   for (const { name, inode } of root.children!.get('d')!.children!.values()) {
     t.is(sink.contents.get(inode.digest!)!.toString(), `content of d/${name}`);

@@ -195,10 +195,16 @@ test('an answer that takes too long holds one image up for the bound, once, and 
     },
   });
   const startedAt = performance.now();
+  // Timers fire in the order of their ends, however late.
+  let isLate = false;
+  const late = setTimeout(() => {
+    isLate = true;
+  }, 3000);
   const first = await c.claim(labels(0, { manifest: IMAGE }));
+  clearTimeout(late);
   const ms = performance.now() - startedAt;
   t.like(first, { fallback: { reason: 'timeout' } });
-  t.true(ms >= 290 && ms < 5000, `${ms} ms`);
+  t.true(ms >= 290 && !isLate, `${ms} ms`);
   t.like(await c.claim(labels(1, { manifest: IMAGE })), { fallback: { reason: 'timeout' } });
   t.deepEqual(asked, [IMAGE, 'ping'], 'the next layer does not wait for it again');
   t.true('claim' in (await c.claim(labels(0, { manifest: digest(7) }))));

@@ -19,7 +19,7 @@ async function world(t: ExecutionContext, options: HarnessOptions = {}) {
   await addImage(server.url, app, 'app:1');
   const proxy = await FaultProxy.start(server.url);
   t.teardown(() => proxy.close());
-  const h = await snapshotter(t, { server: proxy.url, prepareTimeoutMs: 30_000, ...options });
+  const h = await snapshotter(t, { server: proxy.url, prepareTimeoutMs: 120_000, ...options });
   return { h, app, proxy };
 }
 
@@ -73,7 +73,7 @@ async function deafRegistry(t: ExecutionContext) {
 
 /** Waits until something holds. */
 async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 30_000;
+  const deadline = Date.now() + 120_000;
   while (!(await holds())) {
     if (Date.now() > deadline) throw new Error(`not in time: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 10));

@@ -283,7 +283,7 @@ test('usage counts what is there', async (t) => {
 });
 
 test('any order of puts, images, removals, collections and restarts keeps what is needed', async (t) => {
-  t.timeout(60_000);
+  t.timeout(600_000);
   const images = [0, 1, 2].map((i) =>
     makeImage(`m${i}`, { ...someFiles('common', [10, 20]), ...someFiles(`own${i}`, [30, 5000]) }),
   );

@@ -375,7 +375,7 @@ test.serial('a sync that fails is told, and tried again', async (t) => {
   const writer = await TraceWriter.create({ directory, head, onError });
   writer.opened(open('a', 1));
   await writer.flush();
-  for (let i = 0; i < 100 && syncs < 2; i++) await setTimeout(50);
+  for (let i = 0; i < 2400 && syncs < 2; i++) await setTimeout(50);
   t.is(syncs, 2);
   t.deepEqual(errors, ['EIO: i/o error']);
   await writer.discard();
