@@ -1,7 +1,9 @@
 // A server with a file of tokens: what each is for, what is asked without one, how the file is read, and read again.
+import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmod, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { API, type ErrorBody } from '../delta/protocol.ts';
@@ -11,6 +13,7 @@ import { traceOf } from './testkit-traces.ts';
 import { entryOf, makeToken, parseTokens, type Scope, TokenList } from './token.ts';
 import { TokenFile } from './token-file.ts';
 
+const run = promisify(execFile);
 const bearer = (token: string) => ({ authorization: `Bearer ${token}` });
 const kindOf = (answer: { json(): unknown }) => (answer.json() as ErrorBody).error.kind;
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
@@ -278,4 +281,62 @@ test('the file is looked at, and not read, while it stays as it is', async (t) =
   await writeFile(path, `${makeToken('a').line}\n`, { mode: 0o600 });
   const file = await TokenFile.open(path, quiet, 0);
   t.is(await file.list(), await file.list(), 'the very same list');
+});
+
+test('what is in the place of the file and is none is not waited for', async (t) => {
+  const path = join(await makeDirectory(t), 'tokens');
+  const one = makeToken('one');
+  await writeFile(path, `${one.line}\n`, { mode: 0o600 });
+  const errors: string[] = [];
+  const log = pino({ level: 'error' }, { write: (line) => errors.push(line) });
+  const file = await TokenFile.open(path, log, 0);
+  await run('mkfifo', ['-m', '600', `${path}.new`]);
+  await rename(`${path}.new`, path);
+  t.is((await file.list()).find(one.token)?.name, 'one', 'as it was');
+  t.regex(errors.join(), /is not a file/);
+});
+
+/** In a process of few descriptors: a file that changes while there are none is read when there are again. */
+const OUT_OF_DESCRIPTORS = `
+  import { closeSync, openSync, renameSync, writeFileSync } from 'node:fs';
+  import { pino } from 'pino';
+  import { makeToken } from '${new URL('token.ts', import.meta.url).pathname}';
+  import { TokenFile } from '${new URL('token-file.ts', import.meta.url).pathname}';
+  const path = process.argv[1];
+  const [one, two] = [makeToken('one'), makeToken('two')];
+  writeFileSync(path, one.line, { mode: 0o600 });
+  const errors = [];
+  const log = pino({ level: 'error' }, { write: (line) => errors.push(line) });
+  const file = await TokenFile.open(path, log, 0);
+  writeFileSync(path + '.new', two.line, { mode: 0o600 });
+  renameSync(path + '.new', path);
+  const taken = [];
+  try {
+    for (;;) taken.push(openSync('/dev/null'));
+  } catch {}
+  const names = [];
+  const look = async () => {
+    const tokens = await file.list();
+    names.push([one, two].map(({ token }) => tokens.find(token)?.name ?? '-').join());
+  };
+  for (let i = 0; i < 3; i++) await look();
+  for (const fd of taken) closeSync(fd);
+  await look();
+  console.log(JSON.stringify({ names, errors: errors.map((line) => JSON.parse(line).error) }));
+`;
+
+test('a file that could not be read for want of descriptors is read again', async (t) => {
+  const path = join(await makeDirectory(t), 'tokens');
+  const { stdout } = await run(
+    'sh',
+    [
+      ...['-c', 'ulimit -n 64; exec "$@"', 'sh', process.execPath],
+      ...['--input-type=module', '--eval', OUT_OF_DESCRIPTORS, path],
+    ],
+    { cwd: new URL('.', import.meta.url).pathname },
+  );
+  const { names, errors } = JSON.parse(stdout) as { names: string[]; errors: string[] };
+  t.deepEqual(names, ['one,-', 'one,-', 'one,-', '-,two']);
+  t.is(errors.length, 1, 'told once');
+  t.regex(errors[0]!, /EMFILE/);
 });

@@ -1,5 +1,6 @@
 // The file of a server's tokens, read again when it changes: tokens come and go without a restart. What does not live
 // here: its grammar (token.ts).
+import { constants } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
@@ -36,7 +37,8 @@ function checkOwner(path: string, { mode, uid }: { mode: bigint; uid: bigint }):
 }
 
 async function load(path: string): Promise<{ list: TokenList; stamp: string }> {
-  const file = await open(path, 'r');
+  // A FIFO would have the opening wait for a writer, and every request with it.
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   try {
     // Of what is open, or it could be another one by the time it is read.
     const info = await file.stat({ bigint: true });
@@ -58,6 +60,8 @@ export class TokenFile {
   #list: TokenList;
   /** Of what was read last, or could not be. */
   #stamp: string;
+  /** Of the last look, where it failed. */
+  #error: string | undefined;
   #lookedAt = performance.now();
   #looking: Promise<void> | undefined;
 
@@ -111,10 +115,17 @@ export class TokenFile {
       const read = await load(path);
       this.#list = read.list;
       this.#stamp = read.stamp;
+      this.#error = undefined;
       this.#log.info({ path, tokens: read.list.size }, 'the tokens are read anew');
     } catch (thrown) {
+      // What is wrong with the file stays so until it changes; what the system has against reading it may pass, and the
+      // file may be the one that takes a token out.
+      const isOfFile = thrown instanceof FirstlightError;
+      if (!isOfFile) this.#stamp = '';
       // Neither does an editor's slip lock every worker out, nor does it let anybody in.
       const error = toFirstlightError(thrown).line;
+      if (!isOfFile && error === this.#error) return;
+      this.#error = error;
       this.#log.error({ path, error }, 'the tokens stay as they were: their file cannot be used');
     }
   }
