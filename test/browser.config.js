@@ -2,7 +2,7 @@
 export default {
   extensions: ['ts'],
   files: ['test/browser/**/*.test.ts'],
-  timeout: '3m',
+  timeout: '5m',
   concurrency: 1,
   serial: true,
   workerThreads: false,

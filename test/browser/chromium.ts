@@ -9,7 +9,7 @@ import type { Readable, Writable } from 'node:stream';
 type Values = Record<string, unknown>;
 type Listener = (method: string, params: Values, session: string | undefined) => void;
 
-const ANSWER_MS = 30_000;
+const ANSWER_MS = 120_000;
 
 /** One browser with a profile of its own. */
 export class Chromium {
