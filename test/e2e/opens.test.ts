@@ -66,7 +66,7 @@ testHere('what runs since before the last byte came does not keep opens seen', a
     const args = ['-c', 'exec "$0" cat', join(dir, 'bin/busybox')];
     const started = new Background('sh', args, { keepInput: true });
     started.child.stdin!.write('it runs\n');
-    await arriveUntil(proxy, 'it runs', () => started.stdout === 'it runs\n');
+    await arriveUntil(stage, proxy, 'it runs', () => started.stdout === 'it runs\n');
     const { state } = (await stage.mountStatus(dir)).transfer;
     if (state !== 'complete') return started;
     started.child.stdin!.end();

@@ -52,10 +52,12 @@ export async function mountHeld(
 }
 
 /**
- * Lets the image come in steps until `done`, so that little more has come then than that needs.
- * @param stepBytes  for each time that it holds and `done` is not yet
+ * Lets the image come in steps until `done`, and only while some reader of the stage's mounts waits: so that little
+ * more has come then than that needs, however long programs compute.
+ * @param stepBytes  for each time that it holds, a reader waits, and `done` is not yet
  */
 export async function arriveUntil(
+  stage: Stage,
   proxy: FaultProxy,
   what: string,
   done: () => Promise<boolean> | boolean,
@@ -65,7 +67,9 @@ export async function arriveUntil(
     what,
     async () => {
       if (await done()) return true;
-      if (proxy.isHolding) proxy.holdAfter(stepBytes);
+      if (!proxy.isHolding) return false;
+      const { mounts } = await stage.status();
+      if (mounts.some(({ waiting }) => waiting > 0)) proxy.holdAfter(stepBytes);
       return false;
     },
     { everyMs: 50 },

@@ -58,7 +58,7 @@ for (const rw of ['off', 'overlay']) {
       await mountHeld(it.stage, it.proxy, 'small:1', options);
       const started = hold(it, 'library', join(dir, it.image.library));
       const answered = () => /done/.test(started.stderr) || !started.running;
-      await arriveUntil(it.proxy, 'the library answers', answered);
+      await arriveUntil(it.stage, it.proxy, 'the library answers', answered);
       t.is(started.stdout.trim(), it.image.answer, started.stderr);
       if ((await it.stage.mountStatus(dir)).transfer.state !== 'complete') return started;
       await started.kill('SIGKILL');

@@ -38,7 +38,7 @@ test('what one worker read comes first to the next', async (t) => {
     ['dd', [file, 'of=/dev/null', 'bs=1M', `skip=${middle}`, 'count=1']],
   ] as const) {
     const program = new Background(command, [...args]);
-    await arriveUntil(proxy, `${command} has ended`, () => !program.running);
+    await arriveUntil(stage, proxy, `${command} has ended`, () => !program.running);
     t.is((await program.ended).code, 0, program.stderr);
   }
   t.not((await stage.mountStatus(dir)).transfer.state, 'complete', 'there is an order to see');
