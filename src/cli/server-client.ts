@@ -79,7 +79,10 @@ export async function askServer(
   path: string,
   options: ServerRequest,
 ): Promise<Dispatcher.ResponseData['body']> {
-  const url = new URL(path, server.endsWith('/') ? server : `${server}/`);
+  const url = new URL(server);
+  // Below the path that the server has: beside it may be somebody else's, who is shown no token.
+  url.pathname = url.pathname.replace(/\/+$/, '') + path;
+  url.search = '';
   for (const [name, value] of Object.entries(options.query ?? {}))
     url.searchParams.set(name, value);
   const { Agent } = await import('undici');

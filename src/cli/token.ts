@@ -1,5 +1,6 @@
 // The bearer token that commands show to the server: read from the file of --token-file, and sent with every request.
 import type { Dispatcher } from 'undici';
+import { isLoopback } from '../image/registry-http.ts';
 import { readTokenFile } from '../receive/worker-token.ts';
 import type { Context } from './context.ts';
 import { askServer, type ServerRequest } from './server-client.ts';
@@ -16,8 +17,7 @@ const warned = new Set<string>();
 /** Says once where a secret goes to another machine without TLS. */
 export function warnOfPlainText(context: Context, secret: string): void {
   const server = new URL(context.settings.text('server'));
-  const local = /^(localhost|127\.|\[::1\])/.test(server.hostname);
-  if (server.protocol === 'https:' || local || warned.has(secret)) return;
+  if (server.protocol === 'https:' || isLoopback(server.host) || warned.has(secret)) return;
   warned.add(secret);
   context.note(`firstlight: ${secret} goes to ${server.host} unencrypted`);
 }
