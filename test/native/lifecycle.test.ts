@@ -181,6 +181,7 @@ test('an aborted connection is heard', async (t) => {
   await writeFile(connection, '1');
   await until('closed', async () => (await fixture.events()).some((e) => e.event === 'closed'));
   await untilHeld(fixture, { devices: 0, threads: 0 });
+  t.pass();
 });
 
 test('a process that ends without unmounting takes its mount along', async (t) => {
