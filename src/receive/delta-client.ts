@@ -155,8 +155,13 @@ export class DeltaClient {
           abort,
         ),
       check: (head) => {
+        const { statusCode } = head;
+        // Refused meanwhile: over another connection it would be, too.
+        if (statusCode === 401 || statusCode === 403) {
+          throw this.#connections.explain(errorOf(statusCode, '', this.server));
+        }
         // The bundle of a name may become another between two requests.
-        if (head.statusCode === 206 && header(head, 'etag') === known?.etag) return;
+        if (statusCode === 206 && header(head, 'etag') === known?.etag) return;
         throw new FirstlightError('unreachable', `${this.server} sends another bundle meanwhile`);
       },
       named: (head) => {

@@ -51,6 +51,12 @@ const NOBODY = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETU
 const CLOSED = ['UND_ERR_DESTROYED', 'UND_ERR_CLOSED'];
 const CONNECT_TIMEOUT = 'UND_ERR_CONNECT_TIMEOUT';
 
+/** One name for a server, however its URL is written. */
+function nameOf(server: string): string {
+  const { origin, pathname } = new URL(server);
+  return origin + pathname.replace(/\/+$/, '');
+}
+
 /** What this process shares between opens of one store. */
 class Shared {
   readonly images = new Map<string, Promise<SharedImage>>();
@@ -62,13 +68,14 @@ class Shared {
   readonly clients = new Map<string, DeltaClient>();
   /** That a bundle comes over at once. */
   connections = 1;
-  /** What is shown to each server: to no other than the one that it was given for. */
+  /** What is shown to each server, by its name: to no other than the one that it was given for. */
   readonly tokens = new Map<string, WorkerToken>();
 
   /** Has every client of a server, those at work too, show the token in a file. */
   useToken(server: string, path: string, log: Logger): void {
-    if (this.tokens.get(server)?.path === path) return;
-    this.tokens.set(server, new WorkerToken(path));
+    const name = nameOf(server);
+    if (this.tokens.get(name)?.path === path) return;
+    this.tokens.set(name, new WorkerToken(path));
     const { protocol, host } = new URL(server);
     if (protocol === 'http:' && !isLoopback(host)) {
       log.warn({ server, path }, 'the token goes over the network unencrypted');
@@ -79,7 +86,8 @@ class Shared {
     const key = `${server} ${JSON.stringify(timeouts)}`;
     let client = this.clients.get(key);
     if (client === undefined) {
-      client = new DeltaClient(server, timeouts, this.connections, () => this.tokens.get(server));
+      const token = () => this.tokens.get(nameOf(server));
+      client = new DeltaClient(server, timeouts, this.connections, token);
       this.clients.set(key, client);
     }
     return client;
@@ -227,9 +235,10 @@ class Opening {
     this.#shared = shared;
     this.#options = options;
     const { server, log, makeTemplate, backoff, tokenFile } = options;
-    if (server !== undefined && tokenFile !== undefined) shared.useToken(server, tokenFile, log);
     const timeouts = options.timeouts ?? DEFAULT_TIMEOUTS;
+    // First: it says what is wrong with the URL.
     const client = server === undefined ? undefined : shared.client(server, timeouts);
+    if (server !== undefined && tokenFile !== undefined) shared.useToken(server, tokenFile, log);
     this.#context = { store, log, client, requestedAt: Date.now(), makeTemplate, backoff };
   }
 

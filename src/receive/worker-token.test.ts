@@ -1,7 +1,9 @@
 // The token that a worker shows: with every request, to its own server alone, read again when it is refused; and what
 // becomes of transfers and readers when there is no right one.
+import { execFile } from 'node:child_process';
 import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
 import {
   type Fault,
@@ -169,6 +171,22 @@ for (const status of [401, 403]) {
   });
 }
 
+test('a piece that is refused is told as that, and not tried as if the bundle were another', async (t) => {
+  const { server, lines, templates, put, guard, open } = await guarded(t, 8);
+  await put(guard.token);
+  guard.fault = { rate: 3_000_000 };
+  const { fault } = server;
+  // By its name it is given, so that the header comes; what follows is asked for by the bundle.
+  server.fault = ({ path }) => (path === API.delta ? guard.fault : { status: 401 });
+  const receiver = await open();
+  await templates[0]!.until(() => receiver.progress().errorKind !== undefined, 20_000);
+  t.is(receiver.progress().errorKind, 'unauthorized');
+  t.notRegex(JSON.stringify(lines), /another bundle/);
+  server.fault = fault;
+  await receiver.complete;
+  await receiver.close();
+});
+
 test('an image that is there opens whatever the token is', async (t) => {
   const { put, guard, open, path } = await guarded(t, 2);
   await put(guard.token);
@@ -204,6 +222,14 @@ test('it goes to the server that it is for, and to no other', async (t) => {
   }
   t.is(server.requests[0]!.authorization, 'Bearer first-token');
   t.is(other.requests[0]!.authorization, undefined);
+  // The same server, written otherwise; and what stands beside it.
+  useTokenFile(store, `${other.url}/delta`, path, log);
+  for (const url of [`${server.url}/`, `${other.url}/other`, `${other.url}/delta/`]) {
+    await t.throwsAsync(deltaClientOf(store, url).chains(chain, 10_000));
+  }
+  t.is(server.requests[1]!.authorization, 'Bearer first-token');
+  t.is(other.requests[1]!.authorization, undefined);
+  t.is(other.requests[2]!.authorization, 'Bearer first-token');
 
   for (const [url, warned] of [
     ['http://192.0.2.1:7070', 1],
@@ -232,5 +258,13 @@ test('it is read once for all who ask meanwhile, and what is no token is not tol
     await writeFile(path, bad);
     const error = await t.throwsAsync(token.read(), { message: /holds no token/ });
     t.false(error!.message.includes('two'));
+  }
+});
+
+test('what is in the place of its file and is none is not waited for', async (t) => {
+  const path = join(await scratch(t), 'token');
+  await promisify(execFile)('mkfifo', [path]);
+  for (const file of [path, '/dev/zero', '/']) {
+    await t.throwsAsync(new WorkerToken(file).read(), { message: /there is no token to show: / });
   }
 });

@@ -1,15 +1,39 @@
 // The bearer token that a worker shows to its delta server: read from its file, and again when the server does not take
 // it any more, since tokens are replaced while daemons run. What does not live here: the requests (connections.ts).
-import { readFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open, readFile } from 'node:fs/promises';
 import { FirstlightError, toFirstlightError } from '../errors/errors.ts';
 
 const TOKEN_MAX_CHARS = 4096;
+/** With the spaces and empty lines about it. */
+const FILE_MAX_BYTES = 64 << 10;
 
-/** The token in a file. @throws 'usage', 'not-found', 'permission' */
-export async function readTokenFile(path: string): Promise<string> {
+/** The text of a plain file. */
+async function readPlain(path: string): Promise<string> {
+  // A FIFO would hold up whoever waits for the answer, and what has no end the whole daemon.
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const info = await file.stat();
+    if (!info.isFile() || info.size > FILE_MAX_BYTES) {
+      throw new FirstlightError('usage', `${path} holds no token: it is no small file`);
+    }
+    return await file.readFile('utf8');
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * The token in a file, which may be a pipe for a command that reads it once.
+ * @throws 'usage', 'not-found', 'permission'
+ */
+export async function readTokenFile(
+  path: string,
+  read = (name: string) => readFile(name, 'utf8'),
+): Promise<string> {
   let text: string;
   try {
-    text = (await readFile(path, 'utf8')).trim();
+    text = (await read(path)).trim();
   } catch (error) {
     throw toFirstlightError(error);
   }
@@ -50,7 +74,7 @@ export class WorkerToken {
 
   async #read(): Promise<string> {
     try {
-      this.#header = bearer(await readTokenFile(this.path));
+      this.#header = bearer(await readTokenFile(this.path, readPlain));
       return this.#header;
     } catch (cause) {
       const { message } = toFirstlightError(cause);
