@@ -121,3 +121,10 @@ test('times', (t) => {
     t.is(parseDuration(bad), undefined, bad);
   }
 });
+
+test('an empty variable is none, but where it was to guard something', async (t) => {
+  const settings = await Settings.load({}, { FIRSTLIGHT_TOKEN_FILE: '', FIRSTLIGHT_TOKENS: '' });
+  t.is(settings.optional('token-file'), undefined);
+  const error = t.throws(() => settings.optional('tokens'), { instanceOf: FirstlightError });
+  t.is(error.line, 'FIRSTLIGHT_TOKENS is ""; tokens must be not empty');
+});

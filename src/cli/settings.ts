@@ -18,6 +18,8 @@ interface SettingSpec {
   text: string;
   /** As text, in the form a user would write; undefined where there is none. */
   default?: string | (() => string);
+  /** An empty variable is an error: taken for none, it would leave open what it was to close. */
+  neverEmpty?: true;
 }
 
 export const SETTINGS = {
@@ -154,6 +156,7 @@ export const SETTINGS = {
     type: 'path',
     placeholder: 'FILE',
     text: 'file of the tokens that a server takes; every request wants one then',
+    neverEmpty: true,
   },
   log: {
     type: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
@@ -219,11 +222,12 @@ export class Settings {
   #find(key: SettingKey): Found | undefined {
     const flag = this.#flags[key];
     if (flag !== undefined) return { text: String(flag), from: `--${key}` };
-    const variable = nonEmpty(this.#env[variableOf(key)]);
+    const spec: SettingSpec = SETTINGS[key];
+    const given = this.#env[variableOf(key)];
+    const variable = spec.neverEmpty === true ? given : nonEmpty(given);
     if (variable !== undefined) return { text: variable, from: variableOf(key) };
     const inFile = this.#file.get(key);
     if (inFile !== undefined) return inFile;
-    const spec: SettingSpec = SETTINGS[key];
     if (spec.default === undefined) return undefined;
     return {
       text: typeof spec.default === 'string' ? spec.default : spec.default(),
