@@ -28,8 +28,9 @@ inline constexpr uint64_t kRootBelow = uint64_t{1} << 62;
 /**
  * Makes the clone of a detached mount, answering on `device` what the kernel asks for it (nothing
  * else can be asked: nobody sees the mount). An empty descriptor where this kernel does
- * not clone detached mounts (before Linux 6.15: EINVAL): the mount is as it was then. Where the
- * device fails it is closed, and with it the connection.
+ * not clone detached mounts (before Linux 6.15: EINVAL): the mount is as it was then, but that the
+ * node may still be named once, when the kernel forgets it. Where the device fails it is closed,
+ * and with it the connection.
  */
 UniqueFd clone_root_below(int mount, UniqueFd* device);
 

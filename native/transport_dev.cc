@@ -100,6 +100,8 @@ std::unique_ptr<DevTransport> DevTransport::mount(const MountOptions& options, F
 
 int DevTransport::take_root(bool below, UniqueFd* mount, std::string* what) {
   if (!below) return 0;
+  // Also without a clone: the kernel forgets what it was told for a moment.
+  node_below_ = true;
   UniqueFd root = clone_root_below(mount->get(), &lanes_[0]);
   *what = "make the root";
   if (!lanes_[0]) return EIO;
@@ -156,7 +158,7 @@ ssize_t DevTransport::receive(uint32_t lane, uint8_t* buffer, size_t bytes) {
     if (stopped_.load(std::memory_order_acquire)) return 0;
     ssize_t got = own_reader->read(buffer, bytes);
     if (got >= 0) {
-      if (root_below_) take_root_up(buffer, static_cast<size_t>(got));
+      if (node_below_) take_root_up(buffer, static_cast<size_t>(got));
       return got;
     }
     switch (errno) {
@@ -214,7 +216,7 @@ ssize_t DevTransport::receive_now(uint8_t* buffer, size_t bytes) {
   ssize_t got;
   while ((got = read(lanes_[0].get(), buffer, bytes)) < 0 && (errno == EINTR || errno == ENOENT)) {
   }
-  if (got > 0 && root_below_) take_root_up(buffer, static_cast<size_t>(got));
+  if (got > 0 && node_below_) take_root_up(buffer, static_cast<size_t>(got));
   return got < 0 ? -errno : got;
 }
 

@@ -50,7 +50,9 @@ class DevTransport : public Transport {
   std::vector<UniqueFd> lanes_;
   LaneGate gate_;
   std::vector<LaneReader> readers_;
-  bool root_below_ = false;  // root_below.h
+  // root_below.h: requests may name the node; it is the root.
+  bool node_below_ = false;
+  bool root_below_ = false;
   std::atomic<bool> stopped_{false};
 };
 

@@ -246,14 +246,13 @@ export class Fixture {
     return { points: mounts.map((mount) => mount.mountPoint), features };
   }
 
-  /** Starts the child without mounting. */
-  async startChild(): Promise<void> {
+  /** Starts the child without mounting; `preload`: a library that is loaded before others. */
+  async startChild(more: { preload?: string; env?: Record<string, string> } = {}): Promise<void> {
     if (this.#child !== undefined) return;
-    const env: NodeJS.ProcessEnv = { ...process.env };
+    const env: NodeJS.ProcessEnv = { ...process.env, ...more.env };
     // Under a sanitizer only the process that loads the addon has its runtime preloaded.
-    if (process.env.FIRSTLIGHT_TEST_PRELOAD !== undefined) {
-      env.LD_PRELOAD = process.env.FIRSTLIGHT_TEST_PRELOAD;
-    }
+    const preloads = [process.env.FIRSTLIGHT_TEST_PRELOAD, more.preload].filter(Boolean);
+    if (preloads.length > 0) env.LD_PRELOAD = preloads.join(' ');
     const path = new URL('./mount-child.ts', import.meta.url).pathname;
     const child = fork(path, [], {
       env,
