@@ -44,7 +44,11 @@ on_host() {
 # `changed` says whether it differs.
 replace() {
   rm -f "$1".new.*
-  ! cmp -s "$2" "$1" || return 0
+  if cmp -s "$2" "$1"; then
+    # Nobody but who is meant to keeps reading it.
+    [ -z "${3:-}" ] || chmod "$3" "$1"
+    return 0
+  fi
   mkdir -p "$(dirname "$1")"
   (umask 077 && cp "$2" "$1.new.$$")
   chmod "${3:-644}" "$1.new.$$"
@@ -178,6 +182,7 @@ uninstall_node() {
   rm -rf "$base/current" "$base/previous" "$base/versions" "$base/.lock"
   rmdir "$base" 2>/dev/null || true
   say "removed; the configuration ($config_file) and the store (its root) are still there"
+  [ ! -e "$token_file" ] || say "so is the token ($token_file): remove it, and its line on the server"
 }
 
 case ${1:-} in

@@ -192,6 +192,9 @@ test('a token is put there for root alone, and replaced without a restart; witho
     t.is((await stat(there)).mode & 0o777, 0o600);
     t.true((await asked()).includes('systemctl start firstlight.service'));
   }
+  await chmod(there, 0o644);
+  t.is((await install(tree, { args })).code, 0);
+  t.is((await stat(there)).mode & 0o777, 0o600, 'that it is the same already is no reason');
   await rm(token);
   t.is((await install(tree, { args })).code, 0);
   t.is(await readFile(there, 'utf8'), 'second-token\n', 'one that was put there by hand stays');
@@ -273,7 +276,11 @@ test('removal waits until no container stands on a mount; configuration and stor
   const left = (await readdir(host, { recursive: true })).filter((name) => !/^etc/.test(name));
   t.deepEqual(left, ['opt']);
   t.deepEqual(await readdir(join(host, 'etc/firstlight')), ['config.toml']);
-  t.is((await install('', options)).code, 0, 'a second time does no harm');
+  t.notRegex(removed.said, /token/);
+  await writeFile(join(host, 'etc/firstlight/token'), 's3cret-token\n');
+  const again = await install('', options);
+  t.is(again.code, 0, 'a second time does no harm');
+  t.regex(again.said, /so is the token \(.*\/etc\/firstlight\/token\): remove it/);
 });
 
 test('without a root directory, a source or a command it does nothing', async (t) => {
