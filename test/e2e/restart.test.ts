@@ -18,13 +18,19 @@ test.serial(
     await stage.serve({ rate: '24mbit' });
     await stage.addImage(`rootfs:${image.tar}`, 'small:1');
     const proxy = await behindProxy(stage);
-    const dir = await mountHeld(stage, proxy, 'small:1', ['--rw', 'off'], { bytes: 8 << 20 });
+    const dir = await mountHeld(stage, proxy, 'small:1', ['--rw', 'off'], { bytes: 12 << 20 });
 
-    const killed = await until('a fifth has arrived', async () => {
+    // All but the largest file, and some of its parts: those are kept in another way than whole files.
+    let before = 0;
+    const killed = await until('a part of the largest file has arrived', async () => {
       const status = await stage.mountStatus(dir);
-      return proxy.isHolding && status.bytesDone > status.bytes / 5 ? status : undefined;
+      if (status.bytesDone > 9_700_000) return status;
+      // What is under way on several connections may not be the frame that comes next.
+      if (proxy.isHolding && status.bytesDone === before) proxy.holdAfter(256 << 10);
+      before = status.bytesDone;
+      return undefined;
     });
-    t.true(killed.bytesDone < killed.bytes / 2, 'most of it is still missing');
+    t.true(killed.bytesDone < killed.bytes * 0.9, 'some of it is still missing');
     const pid = await stage.daemonPid();
     process.kill(pid, 'SIGKILL');
     await until('the daemon has ended', () => !alive(pid));
