@@ -97,7 +97,7 @@ class Node {
       `server = "http://127.0.0.1:7070"
 root = "${join(stage.dir, 'store')}"
 snapshotter = "${SOCKET}"
-prepare-timeout = "60s"
+prepare-timeout = "280s"
 `,
     );
     return new Node(stage, host, image);
@@ -123,7 +123,7 @@ prepare-timeout = "60s"
         if (!pod.running) throw new Error(`the pod ended: ${pod.stdout}${pod.stderr}`);
         return pod.stdout.includes('is installed and runs');
       },
-      { timeoutMs: 120_000 },
+      { timeoutMs: 240_000 },
     );
     return pod;
   }

@@ -48,7 +48,7 @@ testUnseen('opens that come faster than they are taken are counted as lost', asy
   const stopped = new Background('python3', ['-c', walk, dir, String(count)]);
   stage.onClose(async () => void (await stopped.ended));
   process.kill(pid, 'SIGSTOP');
-  const alone = await Promise.race([stopped.ended.then(() => true), sleep(10_000, false)]);
+  const alone = await Promise.race([stopped.ended.then(() => true), sleep(60_000, false)]);
   process.kill(pid, 'SIGCONT');
   await stopped.ended;
   const cut = await recorded();

@@ -22,7 +22,7 @@ for (const subject of wantedSubjects()) {
     for (const file of EXERCISED_FILES) {
       const seed = seedOfRun();
       const args = [join(directory, file), String(seed), String(stepsOf(subject))];
-      const { code, stdout } = await run(exerciser, args, { timeoutMs: 240_000 });
+      const { code, stdout } = await run(exerciser, args, { timeoutMs: 600_000 });
       t.is(code, 0, `${file}, FIRSTLIGHT_SEED=${seed}: ${stdout}`);
     }
     await closeSubject(stage, subject, directory);
@@ -38,7 +38,7 @@ for (const subject of wantedSubjects()) {
     const { code, stdout } = await run(
       await program('racer'),
       [join(directory, 'race'), String(RACE_DIRECTORIES), String(seconds), String(seed)],
-      { timeoutMs: seconds * 1000 + 120_000 },
+      { timeoutMs: seconds * 1000 + 600_000 },
     );
     t.is(code, 0, `FIRSTLIGHT_SEED=${seed}: ${stdout}`);
     t.log(`${subject}: ${stdout.toString().trim()}, seed ${seed}`);
