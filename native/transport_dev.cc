@@ -1,5 +1,5 @@
-// Mounting (fsopen(2), fsmount(2), move_mount(2)), the handshake, and reading and writing
-// /dev/fuse.
+// Mounting (fsopen(2), fsmount(2), move_mount(2); else mount(2)), the handshake, and reading and
+// writing /dev/fuse.
 #include "transport_dev.h"
 
 #include <errno.h>
@@ -26,6 +26,9 @@ void do_nothing(int) {}
 // The reader of a lane's own thread; none on other threads.
 thread_local LaneReader* own_reader = nullptr;
 
+// So long a string fsconfig(2) takes (strndup_user, with its NUL). mount(2) takes PATH_MAX.
+constexpr size_t kOptionMax = 255;
+
 // A mount that stands nowhere yet, and goes with its descriptor; an empty one with errno set.
 UniqueFd mount_detached(const MountOptions& options, int device) {
   UniqueFd context(fsopen("fuse", FSOPEN_CLOEXEC));
@@ -43,6 +46,29 @@ UniqueFd mount_detached(const MountOptions& options, int device) {
   if (!ready || fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return {};
   // Neither nosuid nor nodev: a root filesystem has setuid programs and device nodes.
   return UniqueFd(fsmount(context.get(), FSMOUNT_CLOEXEC, writable ? 0 : MOUNT_ATTR_RDONLY));
+}
+
+// The older way, by which the mount can be seen before the handshake: 0 or a positive errno.
+int mount_at_once(const MountOptions& options, int device) {
+  std::string data = "fd=" + std::to_string(device) +
+                     ",rootmode=40000,user_id=0,group_id=0,default_permissions" +
+                     (options.allow_other ? ",allow_other" : "");
+  unsigned long flags = options.wanted.writable ? 0 : MS_RDONLY;
+  int result = ::mount(options.source.c_str(), options.mount_point.c_str(), "fuse.firstlight",
+                       flags, data.c_str());
+  return result == 0 ? 0 : errno;
+}
+
+// Makes the detached mount; where that cannot be had, none but the one at its path. 0 or a positive
+// errno.
+int make_mount(const MountOptions& options, int device, UniqueFd* detached) {
+  if (options.source.size() > kOptionMax) return mount_at_once(options, device);
+  *detached = mount_detached(options, device);
+  if (*detached) return 0;
+  // ENOSYS, EPERM: filters of system calls that were written before there were these (containers').
+  // Who may not mount hears so of mount(2).
+  bool filtered = errno == ENOSYS || errno == EPERM;
+  return filtered ? mount_at_once(options, device) : errno;
 }
 
 // Puts a detached mount at a path: 0 or a positive errno.
@@ -81,17 +107,23 @@ std::unique_ptr<DevTransport> DevTransport::mount(const MountOptions& options, F
   };
   UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!device) return fail(errno, "open /dev/fuse");
-  UniqueFd detached = mount_detached(options, device.get());
-  if (!detached) return fail(errno, "mount " + options.mount_point);
+  UniqueFd detached;
+  int code = make_mount(options, device.get(), &detached);
+  if (code != 0) return fail(code, "mount " + options.mount_point);
   std::unique_ptr<DevTransport> transport(new DevTransport());
   transport->lanes_.push_back(std::move(device));
-  int code = transport->handshake(options.wanted, features, what);
-  if (code == 0) code = transport->take_root(features->posix_acl, &detached, what);
+  bool stands = !detached;
+  code = transport->handshake(options.wanted, features, what);
+  bool below = features->posix_acl && !stands;
+  if (code == 0) code = transport->take_root(below, &detached, what);
   if (code == 0) {
     code = transport->clone_lanes(options.lanes);
     *what = "clone /dev/fuse";
   }
+  // Lazily: somebody may look into the mount already. Closing the device then ends it for them.
+  if (code != 0 && stands) umount2(options.mount_point.c_str(), MNT_DETACH);
   if (code != 0) return fail(code, *what);
+  if (stands) return transport;
   // What has failed until here has shown nothing to anybody.
   code = attach(detached.get(), options.mount_point.c_str());
   if (code != 0) return fail(code, "mount " + options.mount_point);

@@ -202,6 +202,7 @@ export class Fixture {
     options: {
       ready?: boolean;
       count?: number;
+      source?: string;
       passthrough?: boolean;
       waitTimeoutMs?: number;
       threads?: number;

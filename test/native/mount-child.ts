@@ -13,6 +13,7 @@ export interface MountRequest {
   partialPrefix: string;
   mounts: {
     mountPoint: string;
+    source?: string;
     threads?: number;
     waitTimeoutMs?: number;
     passthrough?: boolean;
@@ -61,7 +62,7 @@ async function mount(request: MountRequest): Promise<unknown> {
   for (const [mount, options] of request.mounts.entries()) {
     const session = new (native().Session)(template, {
       mountPoint: options.mountPoint,
-      source: 'firstlight-test',
+      source: options.source ?? 'firstlight-test',
       threads: options.threads ?? 0,
       waitTimeoutMs: options.waitTimeoutMs ?? 300_000,
       passthrough: options.passthrough ?? true,

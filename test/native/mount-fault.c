@@ -1,6 +1,7 @@
 // Loaded before the C library into a process that mounts (LD_PRELOAD): what may happen between two
 // steps of it. The environment says what:
 //   KILL_AT_ANSWER=N   the process is killed in place of its Nth write to /dev/fuse
+//   NO_FSOPEN=E        fsopen(2) fails with this errno, as a filter of system calls has it
 //   NO_CLONE=1         the kernel clones no detached mount (before Linux 6.15), and says so where
 //   it
 //                      does: when it has found the path
@@ -33,6 +34,14 @@ ssize_t writev(int fd, const struct iovec* pieces, int count) {
   }
   ssize_t (*real)(int, const struct iovec*, int) = dlsym(RTLD_NEXT, "writev");
   return real(fd, pieces, count);
+}
+
+int fsopen(const char* type, unsigned flags) {
+  int (*real)(const char*, unsigned) = dlsym(RTLD_NEXT, "fsopen");
+  const char* error = getenv("NO_FSOPEN");
+  if (error == NULL) return real(type, flags);
+  errno = atoi(error);
+  return -1;
 }
 
 int open_tree(int directory, const char* path, unsigned flags) {

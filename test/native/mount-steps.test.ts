@@ -11,7 +11,7 @@ import {
   rm,
   writeFile,
 } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
@@ -47,6 +47,12 @@ async function prepared(
   return fixture;
 }
 
+/** Fields of mountinfo. */
+async function mountedAt(point: string): Promise<string[] | undefined> {
+  const lines = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n');
+  return lines.map((line) => line.split(' ')).find((fields) => fields[4] === point);
+}
+
 /** Aborts the connections of a process, so that it can end. */
 async function abortConnections(fixture: Fixture): Promise<void> {
   const control = join(fixture.dir, 'control');
@@ -77,9 +83,31 @@ for (const answer of [1, 2, 3]) {
       throw error;
     }
     await refused;
-    const table = await readFile('/proc/self/mountinfo', 'utf8');
-    t.false(table.includes(`${fixture.dir}/mnt0`));
+    t.is(await mountedAt(`${fixture.dir}/mnt0`), undefined);
   });
+}
+
+const { ENOSYS, EPERM } = constants.errno;
+// Longer than fsconfig(2) takes; names of images may be.
+const LONG = `registry.example.com/${'x'.repeat(250)}:tag`;
+for (const { where, fault, source } of [
+  { where: 'fsopen is filtered (EPERM)', fault: { NO_FSOPEN: `${EPERM}` }, source: 'image:1' },
+  { where: 'fsopen is filtered (ENOSYS)', fault: { NO_FSOPEN: `${ENOSYS}` }, source: 'image:1' },
+  { where: 'the source is long', fault: {}, source: LONG },
+]) {
+  for (const writable of [true, false]) {
+    const kind = writable ? 'writable' : 'read-only';
+    test(`where ${where}, it is mounted all the same (${kind})`, async (t) => {
+      const fixture = await prepared(t, fault);
+      const { points } = await fixture.mount({ ready: true, writable, source });
+      const fields = await mountedAt(points[0]!);
+      t.deepEqual(fields?.slice(-3, -1), ['fuse.firstlight', source]);
+      t.regex(fields!.at(-1)!, writable ? /^rw,/ : /^ro,/);
+      t.is(await readFile(`${points[0]}/dir/small`, 'utf8'), 'small content');
+      await fixture.send({ do: 'unmount', mount: 0, detach: false });
+      t.is(await mountedAt(points[0]!), undefined);
+    });
+  }
 }
 
 for (const writable of [true, false]) {
@@ -93,10 +121,7 @@ for (const writable of [true, false]) {
     const fixture = await prepared(t, { NO_CLONE: '1' }, tree);
     const { points } = await fixture.mount({ ready: true, writable });
     const root = points[0]!;
-    const line = (await readFile('/proc/self/mountinfo', 'utf8'))
-      .split('\n')
-      .find((mount) => mount.includes(` ${root} `))!;
-    t.is(line.split(' ')[3], '/', 'it is the root of the filesystem');
+    t.is((await mountedAt(root))?.[3], '/', 'it is the root of the filesystem');
     await t.throwsAsync(lstat(`${root}/rootfs`), { code: 'ENOENT' });
     t.is(await readFile(`${root}/dir/small`, 'utf8'), 'small content');
     t.deepEqual(await readdir(root), ['dir', 'shared']);
