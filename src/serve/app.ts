@@ -9,6 +9,7 @@ import fastify, {
 } from 'fastify';
 import { FirstlightError, httpStatus } from '../errors/errors.ts';
 import type { Logger } from '../log/log.ts';
+import { dropRest } from './client.ts';
 import { clientError, errorBody } from './error-body.ts';
 
 /** No upload takes longer than this. */
@@ -45,7 +46,7 @@ function refuse(error: NodeJS.ErrnoException, socket: Socket): void {
 /** @param onError  told the kind of every error that is answered */
 export function makeApp(
   log: Logger,
-  limits: { headersMs: number; keepAliveMs: number },
+  limits: { headersMs: number; keepAliveMs: number; stallMs: number },
   onError: (kind: string) => void,
 ): FastifyInstance {
   const answer = (thrown: unknown, request: FastifyRequest, reply: FastifyReply) => {
@@ -84,15 +85,24 @@ export function makeApp(
     clientErrorHandler: (error, socket) => refuse(error, socket as Socket),
   });
   app.setErrorHandler(answer);
-  app.setNotFoundHandler((request, reply) =>
-    answer(
+  app.setNotFoundHandler((request, reply) => {
+    dropRest(request, reply, limits.stallMs);
+    return answer(
       new FirstlightError('not-found', `no ${request.method} of this path here`, {
         hint: 'docs/PROTOCOL.md lists the paths',
       }),
       request,
       reply,
-    ),
-  );
+    );
+  });
+  // What asks for something has no body that anybody reads: sent without end, it would keep the connection for good, and
+  // whoever has no token could keep them all.
+  app.addHook('onRequest', async (request, reply) => {
+    const { headers, method } = request;
+    if (method !== 'GET' && method !== 'HEAD') return;
+    const hasBody = 'transfer-encoding' in headers || (headers['content-length'] ?? '0') !== '0';
+    if (hasBody) dropRest(request, reply, limits.stallMs);
+  });
   // Bodies are streams, whatever they say they are; the one route that has one reads it itself.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, _payload, done) => done(null));

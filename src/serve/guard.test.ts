@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmod, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
@@ -339,4 +340,39 @@ test('a file that could not be read for want of descriptors is read again', asyn
   t.deepEqual(names, ['one,-', 'one,-', 'one,-', '-,two']);
   t.is(errors.length, 1, 'told once');
   t.regex(errors[0]!, /EMFILE/);
+});
+
+test('whoever has no token cannot keep a connection by sending without end', async (t) => {
+  const path = join(await makeDirectory(t), 'tokens');
+  await writeFile(path, `${makeToken('a').line}\n`, { mode: 0o600 });
+  const { url } = await serve(t, { tokensFile: path, limits: { stallMs: 300 } });
+  const { port } = new URL(url);
+  const statusOf = (line: string) =>
+    new Promise<number>((resolve) => {
+      const socket = connect(Number(port), '127.0.0.1');
+      let answer = '';
+      socket.on('data', (data) => {
+        answer += data;
+      });
+      socket.on('error', () => undefined);
+      socket.write(`${line} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n`);
+      const drip = setInterval(() => socket.write('1\r\na\r\n'), 50);
+      t.teardown(() => socket.destroy());
+      socket.on('close', () => {
+        clearInterval(drip);
+        resolve(Number(answer.split(' ')[1]));
+      });
+    });
+  const lines: [string, number][] = [
+    ['GET /v1/images', 401],
+    ['POST /v1/images?kind=rootfs', 401],
+    ['POST /none', 404],
+    ['GET /none', 404],
+    ['GET /healthz', 200],
+  ];
+  const statuses = await Promise.all(lines.map(([line]) => statusOf(line)));
+  t.deepEqual(
+    statuses,
+    lines.map(([, status]) => status),
+  );
 });

@@ -24,7 +24,11 @@ async function heldQueue(t: ExecutionContext) {
   }
   await filling.close();
   const store = await ImageStore.open({ dataDir, log: quiet });
-  const app = makeApp(quiet, { headersMs: 60_000, keepAliveMs: 600_000 }, () => undefined);
+  const app = makeApp(
+    quiet,
+    { headersMs: 60_000, keepAliveMs: 600_000, stallMs: 60_000 },
+    () => undefined,
+  );
   deltaRoutes(app, store, { limiter: undefined, metrics: new Metrics(), stallMs: 60_000 });
   await app.listen({ host: '127.0.0.1', port: 0 });
   const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
