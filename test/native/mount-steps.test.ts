@@ -2,6 +2,7 @@
 // does not live here: sessions that have begun (lifecycle.test.ts).
 import { execFile } from 'node:child_process';
 import {
+  chmod,
   lstat,
   mkdir,
   mkdtemp,
@@ -11,7 +12,7 @@ import {
   rm,
   writeFile,
 } from 'node:fs/promises';
-import { constants, tmpdir } from 'node:os';
+import { constants, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
@@ -33,6 +34,22 @@ test.before(async () => {
 test.after.always(async () => {
   await rm(directory, { recursive: true, force: true });
 });
+
+/** A tree of which a read-only mount has ACLs, too. */
+function withAcl(): Tree {
+  const tree = new Tree();
+  // user::rwx group::r-x other::r-x (version 2; tag, permissions, id).
+  const acl = Buffer.from('0200000001000700ffffffff04000500ffffffff20000500ffffffff', 'hex');
+  const xattrs = new Map([['system.posix_acl_access', acl]]);
+  tree.add('', 'shared', { type: 'dir', mode: 0o755, xattrs });
+  return tree;
+}
+
+/** Detached mounts can be cloned (Linux 6.15). */
+function clonesDetached(): boolean {
+  const [major = 0, minor = 0] = release().split('.').map(Number);
+  return major > 6 || (major === 6 && minor >= 15);
+}
 
 /** A store, and a process for its mount to which something will happen. */
 async function prepared(
@@ -113,12 +130,7 @@ for (const { where, fault, source } of [
 for (const writable of [true, false]) {
   const kind = writable ? 'a writable mount' : 'a read-only mount with ACLs';
   test(`where the kernel cannot clone, ${kind} shows the image and no more`, async (t) => {
-    const tree = new Tree();
-    // user::rwx group::r-x other::r-x (version 2; tag, permissions, id).
-    const acl = Buffer.from('0200000001000700ffffffff04000500ffffffff20000500ffffffff', 'hex');
-    const xattrs = new Map([['system.posix_acl_access', acl]]);
-    tree.add('', 'shared', { type: 'dir', mode: 0o755, xattrs });
-    const fixture = await prepared(t, { NO_CLONE: '1' }, tree);
+    const fixture = await prepared(t, { NO_CLONE: '1' }, withAcl());
     const { points } = await fixture.mount({ ready: true, writable });
     const root = points[0]!;
     t.is((await mountedAt(root))?.[3], '/', 'it is the root of the filesystem');
@@ -132,3 +144,36 @@ for (const writable of [true, false]) {
     await fixture.send({ do: 'unmount', mount: 0, detach: false });
   });
 }
+
+// Of the root that FUSE makes the kernel asks for the ACL again with each path (native/root_below.h).
+(clonesDetached() ? test : test.skip)(
+  'paths that others have walked once are walked without a request',
+  async (t) => {
+    for (const writable of [true, false]) {
+      const fixture = await prepared(t, {}, withAcl());
+      await chmod(fixture.dir, 0o755);
+      const { points } = await fixture.mount({ ready: true, writable });
+      t.is((await mountedAt(points[0]!))?.[3], '/rootfs');
+      const script =
+        'while read -r path; do [ -s "$path" ] && echo "sees $path" || echo "lacks $path"; done';
+      const other = ['--reuid=1234', '--regid=77', '--clear-groups', 'sh', '-c', script];
+      const walker = fixture.start('setpriv', ...other);
+      const path = `${points[0]}/dir/small`;
+      const paths = Array.from(
+        { length: 100 },
+        (_, i) => `${points[0]}${'/.'.repeat(i)}/dir/small`,
+      );
+      walker.child.stdin!.write(`${path}\n`);
+      await walker.says(`sees ${path}\n`);
+      // Nobody would answer.
+      process.kill(fixture.child.pid!, 'SIGSTOP');
+      try {
+        walker.child.stdin!.write(`${paths.join('\n')}\n`);
+        await walker.says(`sees ${paths.at(-1)}\n`);
+      } finally {
+        process.kill(fixture.child.pid!, 'SIGCONT');
+      }
+      t.false(walker.out.includes('lacks'));
+    }
+  },
+);
