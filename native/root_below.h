@@ -5,8 +5,8 @@
 // path from / that is walked by somebody other than its owner asks for that ACL, and leaves the
 // walk without locks. Any other directory is made later and has its ACL cached. So the root that
 // users see is such a directory: /rootfs of the FUSE filesystem, a node of its own, of which the
-// mount is a clone (open_tree(2)). Nothing else can be reached in the FUSE root, which is mounted
-// nowhere.
+// mount is a clone (open_tree(2)). The FUSE root itself is mounted nowhere; who may open by file
+// handle (CAP_DAC_READ_SEARCH) finds the same tree there.
 //
 // Only who moves requests knows of it: on the wire that directory is node kRootBelow, for everybody
 // else it is FUSE_ROOT_ID.

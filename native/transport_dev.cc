@@ -18,7 +18,7 @@ namespace firstlight {
 
 namespace {
 
-// The kernel sends INIT as soon as mount(2) has returned; more than this is a kernel that hangs.
+// The kernel sends INIT as soon as there is a filesystem; more than this is a kernel that hangs.
 constexpr int kHandshakeMs = 10000;
 
 void do_nothing(int) {}

@@ -10,6 +10,7 @@ import type { Tracer } from '../../src/trace/tracer.ts';
 import { Background, must } from '../lib/proc.ts';
 import { Stage } from '../lib/stage.ts';
 
+// Elsewhere the session answers every open, and none can be lost.
 const testUnseen = canOpenAlone() ? test : test.skip;
 
 testUnseen('opens that come faster than they are taken are counted as lost', async (t) => {
