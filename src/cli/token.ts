@@ -1,7 +1,7 @@
 // The bearer token that commands show to the server: read from the file of --token-file, and sent with every request.
 import type { Dispatcher } from 'undici';
 import { isLoopback } from '../image/registry-http.ts';
-import { readTokenFile } from '../receive/worker-token.ts';
+import { bearer, readTokenFile } from '../receive/worker-token.ts';
 import type { Context } from './context.ts';
 import { askServer, type ServerRequest } from './server-client.ts';
 import type { Settings } from './settings.ts';
@@ -35,7 +35,7 @@ export async function ask(
     ...options,
     headers: {
       ...options.headers,
-      ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+      ...(token === undefined ? {} : { authorization: bearer(token) }),
     },
     signal,
   });
